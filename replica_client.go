@@ -1,0 +1,59 @@
+package litestream
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/superfly/ltx"
+)
+
+// ReplicaClient stores the LTX files of one database. It must be safe for
+// concurrent use. Every error is, or wraps, a *ReplicaError; a missing object
+// also satisfies errors.Is(err, fs.ErrNotExist).
+type ReplicaClient interface {
+	// Type returns the name used in configurations and metrics, such as "s3".
+	Type() string
+
+	// Init prepares the client. It is idempotent, is called before the first
+	// use by whoever uses the client, and makes no request that the first use
+	// could make itself.
+	Init(ctx context.Context) error
+
+	// LTXFiles lists one level in ascending order of MinTXID, then MaxTXID,
+	// beginning with the first file whose MinTXID is seek or above. Names that
+	// are no LTX file are skipped; a missing folder is an empty list, a
+	// missing bucket an error. With useMetadata, CreatedAt is the timestamp of
+	// the LTX header whatever it costs; without, it may be the time of upload.
+	LTXFiles(ctx context.Context, level int, seek ltx.TXID, useMetadata bool) (ltx.FileIterator, error)
+
+	// OpenLTXFile reads a file from offset on: size bytes, or to its end if
+	// size is 0. The caller closes the reader.
+	OpenLTXFile(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, offset, size int64) (io.ReadCloser, error)
+
+	// WriteLTXFile stores a file, replacing one of the same name. The object
+	// appears whole or not at all. The returned CreatedAt is the timestamp of
+	// the LTX header, which is stored so that LTXFiles can return it.
+	WriteLTXFile(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, r io.Reader) (*ltx.FileInfo, error)
+
+	// DeleteLTXFiles deletes files. One that is missing is no error.
+	DeleteLTXFiles(ctx context.Context, a []*ltx.FileInfo) error
+
+	// DeleteAll deletes every LTX file of the database, on all levels.
+	DeleteAll(ctx context.Context) error
+
+	// SetLogger sets where the client reports what it retries.
+	SetLogger(logger *slog.Logger)
+}
+
+// ExclusiveWriter is implemented by clients whose storage can refuse to
+// overwrite. The refusal satisfies errors.Is(err, fs.ErrExist).
+type ExclusiveWriter interface {
+	WriteLTXFileExclusive(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, r io.Reader) (*ltx.FileInfo, error)
+}
+
+// Prefixer is implemented by clients that can serve another path with the same
+// connections, so that any number of databases share one client.
+type Prefixer interface {
+	WithPrefix(path string) ReplicaClient
+}
