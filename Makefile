@@ -1,0 +1,93 @@
+# Everything a contributor runs. `make help` lists the targets.
+#
+# What the tests need and this repository does not hold (upstream's binary, S3
+# servers, the linter) is installed once into a cache outside the clone.
+
+SHELL := /bin/bash
+
+CACHE     := $(or $(LITESTREAM_TEST_CACHE),$(HOME)/.cache/litestream-test)
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+FUZZTIME  ?= 10s
+SOAK_TIME ?= 10m
+SEED      ?= 0
+
+# Tests find what was installed through these (package tests/servers reads them).
+export LITESTREAM_TEST_CACHE     := $(CACHE)
+export LITESTREAM_TEST_UPSTREAM  ?= $(CACHE)/bin/litestream-v0.5.18
+export LITESTREAM_TEST_VERSITYGW ?= $(CACHE)/bin/versitygw
+
+GOLANGCI := $(CACHE)/bin/golangci-lint
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## see it work: replicate a small database, restore it, compare
+	@scripts/demo.sh bin/litestream
+
+.PHONY: build
+build: ## build bin/litestream
+	go build -ldflags '-X main.version=$(VERSION)' -o bin/litestream ./cmd/litestream
+
+.PHONY: test
+test: upstream servers ## every test, with the race detector, real servers and short fuzzing
+	go vet ./...
+	LITESTREAM_TEST_REQUIRE=1 go test -race -timeout 10m ./...
+	scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: test-short
+test-short: ## the quick tests only; installs nothing
+	go test -short ./...
+
+.PHONY: bench
+bench: ## benchmarks, and side by side with upstream
+	go test -run '^$$' -bench . -benchmem -timeout 30m ./...
+	@if [ -x scripts/bench-upstream.sh ]; then $(MAKE) --no-print-directory build upstream && scripts/bench-upstream.sh; fi
+
+.PHONY: lint
+lint: $(GOLANGCI) ## gofmt, go vet and golangci-lint
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	$(GOLANGCI) config verify
+	$(GOLANGCI) run ./...
+
+.PHONY: fmt
+fmt: $(GOLANGCI) ## format all Go files
+	$(GOLANGCI) fmt ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target, FUZZTIME (10s) each
+	scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: soak
+soak: upstream servers ## the property tests for SOAK_TIME (10m); SEED=n repeats a run
+	go test -race -timeout 0 ./internal/metamorphic -run '^TestSoak$$' -v -args -soak $(SOAK_TIME) -seed $(SEED)
+	scripts/fuzz.sh 60s
+
+.PHONY: tools
+tools: $(GOLANGCI) upstream servers ## install everything that tests and lint need
+
+.PHONY: upstream
+upstream: ## install upstream's litestream v0.5.18 into the cache
+	@scripts/install.sh upstream
+
+.PHONY: servers
+servers: ## install the S3 servers: versitygw (cache) and Ceph RGW (apt)
+	@scripts/install.sh versitygw
+	@scripts/install.sh ceph
+
+.PHONY: FORCE
+$(GOLANGCI): FORCE
+	@scripts/install.sh golangci-lint
+
+.PHONY: ci
+ci: ## what the continuous integration runs
+	.ci/run
+
+.PHONY: clean
+clean: ## remove what was built here; the cache stays
+	rm -rf bin dist sample

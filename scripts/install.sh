@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Installs one thing that tests or lint need: upstream | versitygw | golangci-lint | ceph.
+# Go programs go into $LITESTREAM_TEST_CACHE/bin; what is there in the wanted
+# version is left alone, so that no network is needed then.
+set -euo pipefail
+
+cache=${LITESTREAM_TEST_CACHE:-$HOME/.cache/litestream-test}
+bin=$cache/bin
+mkdir -p "$bin"
+
+# install_go NAME PACKAGE VERSION LDFLAGS: builds PACKAGE@VERSION as bin/NAME.
+# It runs outside the module, appears whole or not at all, and once at a time.
+install_go() {
+  local name=$1 pkg=$2 version=$3 ldflags=$4 tmp
+  exec 9>"$bin/.$name.lock"
+  flock 9
+  if go version -m "$bin/$name" 2>/dev/null | awk '$1 == "mod" { print $3 }' | grep -qxF "$version"; then
+    return
+  fi
+  echo "installing $pkg@$version into $bin (once)"
+  tmp=$(mktemp -d "$bin/.install.XXXXXX")
+  (cd "$tmp" && GOBIN=$tmp go install -ldflags="$ldflags" "$pkg@$version") || { rm -rf "$tmp"; return 1; }
+  mv -f "$tmp/$(basename "$pkg")" "$bin/$name"
+  rm -rf "$tmp"
+}
+
+# install_ceph installs Ceph's object gateway from the distribution. Nothing is
+# started: the packages' units do nothing without /etc/ceph/ceph.conf.
+install_ceph() {
+  local sudo=""
+  if [ "${LITESTREAM_TEST_CEPH:-}" = off ]; then
+    echo "Ceph RGW: left out (LITESTREAM_TEST_CEPH=off)"
+    return
+  fi
+  if type radosgw ceph-mon ceph-osd ceph radosgw-admin monmaptool ceph-authtool >/dev/null 2>&1; then
+    return
+  fi
+  if [ "$(id -u)" != 0 ]; then sudo="sudo -n"; fi
+  if ! command -v apt-get >/dev/null || ! $sudo true 2>/dev/null; then
+    echo "Ceph RGW is not installed, and installing it needs apt-get and root." >&2
+    echo "Install radosgw, ceph-mon, ceph-osd and ceph-common, or set LITESTREAM_TEST_CEPH=off to test without it." >&2
+    return 1
+  fi
+  echo "installing Ceph RGW with apt-get (once)"
+  $sudo apt-get update -q
+  $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+    radosgw ceph-mon ceph-osd ceph-common
+}
+
+case ${1:-} in
+upstream)
+  install_go litestream-v0.5.18 github.com/benbjohnson/litestream/cmd/litestream v0.5.18 '-X main.Version=v0.5.18'
+  ;;
+versitygw) install_go versitygw github.com/versity/versitygw/cmd/versitygw v1.8.0 '-s -w' ;;
+golangci-lint) install_go golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0 '-s -w' ;;
+ceph) install_ceph ;;
+*)
+  echo "usage: $0 upstream|versitygw|golangci-lint|ceph" >&2
+  exit 2
+  ;;
+esac
