@@ -3,7 +3,9 @@ package litestream
 import (
 	"context"
 	"io"
+	"io/fs"
 	"log/slog"
+	"time"
 
 	"github.com/superfly/ltx"
 )
@@ -56,4 +58,33 @@ type ExclusiveWriter interface {
 // connections, so that any number of databases share one client.
 type Prefixer interface {
 	WithPrefix(path string) ReplicaClient
+}
+
+// FilePermissions are the mode and owner of the files and folders that a local
+// replica makes. They follow the database's, so that who may read it may read
+// its backup (compat.md section 4.1).
+type FilePermissions struct {
+	Mode    fs.FileMode // of files, before the umask
+	DirMode fs.FileMode // of folders, before the umask
+	UID     int         // owner; -1 leaves it
+	GID     int         // group; -1 leaves it
+}
+
+// PermissionSetter is implemented by clients that store files on this host.
+type PermissionSetter interface {
+	SetPermissions(p FilePermissions)
+}
+
+// OperationObserver is told of every finished storage operation. It must be
+// safe for concurrent use and must not block.
+type OperationObserver interface {
+	// ObserveOperation reports one operation: its name ("PUT", "GET", "LIST",
+	// "DELETE"), the payload bytes moved, how long it took, and the service's
+	// error code, which is empty if it succeeded.
+	ObserveOperation(replicaType, op string, bytes int64, d time.Duration, code string)
+}
+
+// ObservableClient is implemented by clients that report their operations.
+type ObservableClient interface {
+	SetObserver(o OperationObserver)
 }
