@@ -1,0 +1,26 @@
+package sqlitefile
+
+import (
+	"fmt"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ctime is the inode's change time in nanoseconds. No user call can set it.
+func ctime(st *syscall.Stat_t) int64 { return st.Ctimespec.Nano() }
+
+// NetworkFS returns the name of the network file system that path lies on, or
+// an empty string for a local one.
+func NetworkFS(path string) (string, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return "", fmt.Errorf("statfs %s: %w", path, err)
+	}
+	switch name := unix.ByteSliceToString(st.Fstypename[:]); name {
+	case "nfs", "smbfs", "webdav", "afpfs":
+		return name, nil
+	default:
+		return "", nil
+	}
+}

@@ -1,0 +1,32 @@
+package sqlitefile
+
+import (
+	"fmt"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ctime is the inode's change time in nanoseconds. No user call can set it.
+func ctime(st *syscall.Stat_t) int64 { return st.Ctim.Nano() }
+
+// networkFS maps the statfs types of file systems on which SQLite's locks and
+// shared memory do not reach the other machines that mount them.
+var networkFS = map[int64]string{
+	0x6969:     "nfs",
+	0x517B:     "smb",
+	0xFE534D42: "smb2",
+	0xFF534D42: "cifs",
+	0x01021997: "9p",
+	0x6A656A63: "virtiofs",
+}
+
+// NetworkFS returns the name of the network file system that path lies on, or
+// an empty string for a local one.
+func NetworkFS(path string) (string, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return "", fmt.Errorf("statfs %s: %w", path, err)
+	}
+	return networkFS[int64(st.Type)&0xFFFFFFFF], nil
+}
