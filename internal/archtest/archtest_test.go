@@ -37,6 +37,7 @@ var layerOf = map[string]int{
 	"internal/replicatest": 4, // conformance suite: uses the root
 	"internal/metamorphic": 5, // whole-system test: uses the root and adapters
 	"internal/scan":        1,
+	"internal/sqlitefile":  1, // uses wal
 	"internal/testutil":    1, // fixtures every test may use, the root's included
 	"internal/vfs/errfs":   1,
 	"internal/vfs/memfs":   1,
