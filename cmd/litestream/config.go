@@ -1,0 +1,163 @@
+package main
+
+import (
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/benbjohnson/litestream"
+)
+
+// Defaults that concern the command alone (compat.md section 2.2).
+const (
+	defaultSocketPath        = "/var/run/litestream.sock"
+	defaultSocketPermissions = 0o600
+	defaultShutdownTimeout   = 30 * time.Second
+)
+
+// Config is the configuration file after defaults, inheritance and expansion.
+// Fields that are pointers tell "not set" from "set to zero"; the accessors
+// beside them return the value in force.
+type Config struct {
+	position
+
+	Addr   string       `yaml:"addr"`
+	Exec   string       `yaml:"exec"`
+	Socket SocketConfig `yaml:"socket"`
+
+	Levels    []*LevelConfig  `yaml:"levels"`
+	Snapshot  SnapshotConfig  `yaml:"snapshot"`
+	Retention RetentionConfig `yaml:"retention"`
+
+	L0Retention              *time.Duration `yaml:"l0-retention"`
+	L0RetentionCheckInterval *time.Duration `yaml:"l0-retention-check-interval"`
+
+	ShutdownTimeout      rawScalar      `yaml:"shutdown-timeout"`
+	ShutdownSyncTimeout  *time.Duration `yaml:"shutdown-sync-timeout"`
+	ShutdownSyncInterval *time.Duration `yaml:"shutdown-sync-interval"`
+
+	Checksums      *bool     `yaml:"checksums"`        // ours: default for all databases
+	MaxStagedBytes *ByteSize `yaml:"max-staged-bytes"` // ours: whole process
+
+	Logging LoggingConfig `yaml:"logging"`
+	DBs     []*DBConfig   `yaml:"dbs"`
+
+	ReplicaSettings `yaml:",inline"` // defaults of all replicas
+
+	shutdownTimeout time.Duration
+	warnings        []configWarning
+}
+
+// SocketConfig configures the control socket.
+type SocketConfig struct {
+	position
+	Enabled     bool    `yaml:"enabled"`
+	Path        string  `yaml:"path"`
+	Permissions *uint32 `yaml:"permissions"`
+}
+
+// LevelConfig is one compaction level; the first entry is level 1.
+type LevelConfig struct {
+	position
+	Interval time.Duration `yaml:"interval"`
+}
+
+// SnapshotConfig says how often databases are stored whole and how long those
+// snapshots are kept.
+type SnapshotConfig struct {
+	position
+	Interval  *time.Duration `yaml:"interval"`
+	Retention *time.Duration `yaml:"retention"`
+}
+
+// RetentionConfig switches the removal of remote files.
+type RetentionConfig struct {
+	position
+	Enabled *bool `yaml:"enabled"`
+}
+
+// LoggingConfig says what is logged, how and where to.
+type LoggingConfig struct {
+	position
+	Level  string `yaml:"level"`
+	Type   string `yaml:"type"`
+	Stderr bool   `yaml:"stderr"`
+	Source bool   `yaml:"source"`
+}
+
+// DBConfig is one entry of `dbs`.
+type DBConfig struct {
+	position
+
+	Path     string `yaml:"path"`
+	MetaPath string `yaml:"meta-path"` // filled with the default when unset
+
+	MonitorInterval    *time.Duration `yaml:"monitor-interval"`
+	CheckpointInterval *time.Duration `yaml:"checkpoint-interval"`
+	BusyTimeout        *time.Duration `yaml:"busy-timeout"`
+	MinCheckpointPageN *int           `yaml:"min-checkpoint-page-count"`
+	TruncatePageN      *int           `yaml:"truncate-page-n"`
+	MaxSyncWALBytes    *int64         `yaml:"max-sync-wal-bytes"`
+	Checksums          *bool          `yaml:"checksums"`
+
+	RestoreIfDBNotExists bool           `yaml:"restore-if-db-not-exists"`
+	Snapshot             SnapshotConfig `yaml:"snapshot"`
+
+	Replica  *ReplicaConfig   `yaml:"replica"` // set for every valid entry
+	Replicas []*ReplicaConfig `yaml:"replicas"`
+}
+
+// orDefault returns what p points to, or def.
+func orDefault[T any](p *T, def T) T {
+	if p == nil {
+		return def
+	}
+	return *p
+}
+
+// newDefaultConfig returns the configuration that an empty file stands for.
+func newDefaultConfig() *Config {
+	return &Config{
+		Levels:          defaultLevels(),
+		shutdownTimeout: defaultShutdownTimeout,
+	}
+}
+
+// defaultLevels returns upstream's levels 1 to 3.
+func defaultLevels() []*LevelConfig {
+	return []*LevelConfig{{Interval: 30 * time.Second}, {Interval: 5 * time.Minute}, {Interval: time.Hour}}
+}
+
+// defaultConfigPath returns the path that is read when no other is given.
+func defaultConfigPath() string {
+	if runtime.GOOS == "windows" {
+		return `C:\Litestream\litestream.yml`
+	}
+	return "/etc/litestream.yml"
+}
+
+// defaultMetaPath returns the metadata directory beside a database.
+func defaultMetaPath(dbPath string) string {
+	dir, file := filepath.Split(dbPath)
+	return filepath.Join(dir, "."+file+"-litestream")
+}
+
+// snapshotInterval returns the interval in force for all databases.
+func (c *Config) snapshotInterval() time.Duration {
+	return orDefault(c.Snapshot.Interval, litestream.DefaultSnapshotInterval)
+}
+
+// snapshotRetention returns the retention in force for all databases.
+func (c *Config) snapshotRetention() time.Duration {
+	return orDefault(c.Snapshot.Retention, litestream.DefaultSnapshotRetention)
+}
+
+// maxStagedBytes returns the limit of staged bytes of the whole process.
+func (c *Config) maxStagedBytes() int64 {
+	return int64(orDefault(c.MaxStagedBytes, litestream.DefaultMaxStagedBytes))
+}
+
+// checksums reports whether the database's increments carry checksums.
+func (c *Config) checksums(db *DBConfig) bool {
+	return orDefault(db.Checksums, orDefault(c.Checksums, false))
+}

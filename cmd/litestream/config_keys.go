@@ -1,0 +1,190 @@
+package main
+
+import "fmt"
+
+// scope is a place in the configuration file that has keys of its own.
+type scope string
+
+const (
+	scopeRoot       scope = "root"
+	scopeDB         scope = "dbs[]"
+	scopeReplica    scope = "replica"
+	scopeSnapshot   scope = "snapshot"
+	scopeLevel      scope = "levels[]"
+	scopeLogging    scope = "logging"
+	scopeSocket     scope = "socket"
+	scopeRetention  scope = "retention"
+	scopeValidation scope = "validation"
+	scopeAge        scope = "age"
+)
+
+// since tells what this release does with a key.
+type since int
+
+const (
+	now     since = iota // read and honoured
+	later                // upstream honours it: refused unless its value means "off"
+	foreign              // belongs to a replica type of a later release: warned about
+	legacy               // upstream ignores it: accepted with a warning
+)
+
+// configKey is one key that upstream or this project knows.
+type configKey struct {
+	name  string
+	scope scope
+	since since
+
+	// child is the scope of the mapping below the key, if there is one.
+	child scope
+
+	// instead says, for legacy keys, what is in force.
+	instead func(*Config) string
+}
+
+// configKeys lists every key once per scope (compat.md sections 2.2 to 2.5).
+// A key that stands both in a replica and at the top is in sharedKeys.
+var configKeys = append([]configKey{
+	{name: "addr", scope: scopeRoot},
+	{name: "exec", scope: scopeRoot},
+	{name: "socket", scope: scopeRoot, child: scopeSocket},
+	{name: "levels", scope: scopeRoot, child: scopeLevel},
+	{name: "snapshot", scope: scopeRoot, child: scopeSnapshot},
+	{name: "retention", scope: scopeRoot, child: scopeRetention},
+	{name: "validation", scope: scopeRoot, child: scopeValidation},
+	{name: "l0-retention", scope: scopeRoot},
+	{name: "l0-retention-check-interval", scope: scopeRoot},
+	{name: "shutdown-timeout", scope: scopeRoot},
+	{name: "shutdown-sync-timeout", scope: scopeRoot},
+	{name: "shutdown-sync-interval", scope: scopeRoot},
+	{name: "logging", scope: scopeRoot, child: scopeLogging},
+	{name: "dbs", scope: scopeRoot, child: scopeDB},
+	{name: "checksums", scope: scopeRoot},
+	{name: "max-staged-bytes", scope: scopeRoot},
+	{name: "mcp-addr", scope: scopeRoot, since: later},
+	{name: "verify-compaction", scope: scopeRoot, since: later},
+	{name: "heartbeat-url", scope: scopeRoot, since: later},
+	{name: "heartbeat-interval", scope: scopeRoot, since: later},
+	{name: "multi-db", scope: scopeRoot, since: later},
+
+	{name: "enabled", scope: scopeSocket, since: later},
+	{name: "path", scope: scopeSocket},
+	{name: "permissions", scope: scopeSocket},
+
+	{name: "interval", scope: scopeLevel},
+	{name: "retention", scope: scopeLevel, since: legacy, instead: snapshotRetentionNote},
+
+	{name: "interval", scope: scopeSnapshot},
+	{name: "retention", scope: scopeSnapshot},
+
+	{name: "enabled", scope: scopeRetention},
+	{name: "interval", scope: scopeValidation, since: later},
+
+	{name: "level", scope: scopeLogging},
+	{name: "type", scope: scopeLogging},
+	{name: "stderr", scope: scopeLogging},
+	{name: "source", scope: scopeLogging},
+
+	{name: "path", scope: scopeDB},
+	{name: "meta-path", scope: scopeDB},
+	{name: "monitor-interval", scope: scopeDB},
+	{name: "checkpoint-interval", scope: scopeDB},
+	{name: "busy-timeout", scope: scopeDB},
+	{name: "min-checkpoint-page-count", scope: scopeDB},
+	{name: "truncate-page-n", scope: scopeDB},
+	{name: "max-sync-wal-bytes", scope: scopeDB},
+	{name: "restore-if-db-not-exists", scope: scopeDB},
+	{name: "checksums", scope: scopeDB},
+	{name: "snapshot", scope: scopeDB, child: scopeSnapshot},
+	{name: "replica", scope: scopeDB, child: scopeReplica},
+	{name: "replicas", scope: scopeDB, child: scopeReplica},
+	{name: "dir", scope: scopeDB, since: later},
+	{name: "pattern", scope: scopeDB, since: later},
+	{name: "recursive", scope: scopeDB, since: later},
+	{name: "watch", scope: scopeDB, since: later},
+	{name: "meta-dir", scope: scopeDB, since: later},
+	{name: "max-checkpoint-page-count", scope: scopeDB, since: legacy, instead: truncateNote},
+
+	{name: "type", scope: scopeReplica},
+	{name: "url", scope: scopeReplica},
+	{name: "path", scope: scopeReplica},
+	{name: "name", scope: scopeReplica, since: legacy, instead: fixedNote("a database has one replica, which needs no name")},
+	{name: "retention", scope: scopeReplica, since: legacy, instead: snapshotRetentionNote},
+	{name: "retention-check-interval", scope: scopeReplica, since: legacy, instead: snapshotIntervalNote},
+	{name: "snapshot-interval", scope: scopeReplica, since: legacy, instead: snapshotIntervalNote},
+
+	{name: "identities", scope: scopeAge},
+	{name: "recipients", scope: scopeAge},
+}, sharedKeys()...)
+
+// sharedKeys returns the keys of a replica that the top of the file may hold
+// as a default, once for each of the two scopes.
+func sharedKeys() []configKey {
+	perReplica := []configKey{
+		{name: "sync-interval"},
+		{name: "max-sync-ltx-files"},
+		{name: "access-key-id"},
+		{name: "secret-access-key"},
+		{name: "region"},
+		{name: "bucket"},
+		{name: "endpoint"},
+		{name: "storage-class"},
+		{name: "force-path-style"},
+		{name: "sign-payload"},
+		{name: "sign-accept-encoding"},
+		{name: "require-content-md5"},
+		{name: "put-object-content-md5"},
+		{name: "skip-verify"},
+		{name: "part-size"},
+		{name: "concurrency"},
+		{name: "sse-customer-algorithm"},
+		{name: "sse-customer-key"},
+		{name: "sse-customer-key-path"},
+		{name: "sse-kms-key-id"},
+		{name: "age", child: scopeAge},
+		{name: "auto-recover", since: later},
+		{name: "validation-interval", since: legacy, instead: fixedNote("every snapshot compares all pages with what was captured")},
+	}
+	for _, name := range []string{
+		"account-name", "account-key", "sas-token",
+		"host", "user", "password", "key-path", "concurrent-writes", "host-key",
+		"webdav-url", "webdav-username", "webdav-password",
+		"jwt", "seed", "creds", "nkey", "username", "token", "tls", "root-cas",
+		"client-cert", "client-key", "max-reconnects", "reconnect-wait", "timeout",
+	} {
+		perReplica = append(perReplica, configKey{name: name, since: foreign})
+	}
+	keys := make([]configKey, 0, 2*len(perReplica))
+	for _, k := range perReplica {
+		k.scope = scopeReplica
+		keys = append(keys, k)
+		k.scope = scopeRoot
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// lookupKey returns the table's entry of a key.
+func lookupKey(s scope, name string) (configKey, bool) {
+	for _, k := range configKeys {
+		if k.scope == s && k.name == name {
+			return k, true
+		}
+	}
+	return configKey{}, false
+}
+
+func fixedNote(text string) func(*Config) string {
+	return func(*Config) string { return text }
+}
+
+func snapshotRetentionNote(c *Config) string {
+	return fmt.Sprintf("snapshot.retention, %s, is in force", c.snapshotRetention())
+}
+
+func snapshotIntervalNote(c *Config) string {
+	return fmt.Sprintf("snapshot.interval, %s, is in force", c.snapshotInterval())
+}
+
+func truncateNote(*Config) string {
+	return "truncate-page-n is in force; its default is 121359 pages"
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"log/slog"
+	"net/url"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/benbjohnson/litestream"
+)
+
+// secret is a string that no log line and no %v shows.
+type secret string
+
+// String hides the value.
+func (s secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "***"
+}
+
+// GoString hides the value in %#v.
+func (s secret) GoString() string { return s.String() }
+
+// LogValue hides the value in structured logs.
+func (s secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// ReplicaConfig is one `replica` entry.
+type ReplicaConfig struct {
+	position
+
+	Type string `yaml:"type"`
+	URL  string `yaml:"url"`
+	Path string `yaml:"path"`
+
+	ReplicaSettings `yaml:",inline"`
+}
+
+// ReplicaSettings are the keys that stand in a replica or, as a default for
+// all replicas, at the top of the file. Unlike upstream, part-size and
+// concurrency are inherited too.
+type ReplicaSettings struct {
+	SyncInterval    *time.Duration `yaml:"sync-interval"`
+	MaxSyncLTXFiles *int           `yaml:"max-sync-ltx-files"`
+
+	AccessKeyID     secret `yaml:"access-key-id"`
+	SecretAccessKey secret `yaml:"secret-access-key"`
+	Region          string `yaml:"region"`
+	Bucket          string `yaml:"bucket"`
+	Endpoint        string `yaml:"endpoint"`
+	StorageClass    string `yaml:"storage-class"`
+
+	ForcePathStyle      *bool `yaml:"force-path-style"`
+	SignPayload         *bool `yaml:"sign-payload"`
+	SignAcceptEncoding  *bool `yaml:"sign-accept-encoding"`
+	RequireContentMD5   *bool `yaml:"require-content-md5"`
+	PutObjectContentMD5 *bool `yaml:"put-object-content-md5"`
+	SkipVerify          bool  `yaml:"skip-verify"`
+
+	PartSize    *ByteSize `yaml:"part-size"`
+	Concurrency *int      `yaml:"concurrency"`
+
+	SSECustomerAlgorithm string `yaml:"sse-customer-algorithm"`
+	SSECustomerKey       secret `yaml:"sse-customer-key"`
+	SSECustomerKeyPath   string `yaml:"sse-customer-key-path"`
+	SSEKMSKeyID          string `yaml:"sse-kms-key-id"`
+
+	Age AgeConfig `yaml:"age"`
+}
+
+// AgeConfig is v0.3's encryption, which v0.5 refuses.
+type AgeConfig struct {
+	position
+	Identities []string `yaml:"identities"`
+	Recipients []string `yaml:"recipients"`
+}
+
+// isZero reports whether no key is present.
+func (c AgeConfig) isZero() bool { return len(c.Identities) == 0 && len(c.Recipients) == 0 }
+
+// inherit fills what the replica leaves open from the defaults. A bucket is
+// not handed to a replica that names its place by URL: upstream does that and
+// then refuses the combination.
+func (c *ReplicaConfig) inherit(def *ReplicaSettings) {
+	inheritPtr(&c.SyncInterval, def.SyncInterval)
+	inheritPtr(&c.MaxSyncLTXFiles, def.MaxSyncLTXFiles)
+	inheritValue(&c.AccessKeyID, def.AccessKeyID)
+	inheritValue(&c.SecretAccessKey, def.SecretAccessKey)
+	inheritValue(&c.Region, def.Region)
+	if c.URL == "" {
+		inheritValue(&c.Bucket, def.Bucket)
+	}
+	inheritValue(&c.Endpoint, def.Endpoint)
+	inheritValue(&c.StorageClass, def.StorageClass)
+	inheritPtr(&c.ForcePathStyle, def.ForcePathStyle)
+	inheritPtr(&c.SignPayload, def.SignPayload)
+	inheritPtr(&c.SignAcceptEncoding, def.SignAcceptEncoding)
+	inheritPtr(&c.RequireContentMD5, def.RequireContentMD5)
+	inheritPtr(&c.PutObjectContentMD5, def.PutObjectContentMD5)
+	c.SkipVerify = c.SkipVerify || def.SkipVerify
+	inheritPtr(&c.PartSize, def.PartSize)
+	inheritPtr(&c.Concurrency, def.Concurrency)
+	inheritValue(&c.SSECustomerAlgorithm, def.SSECustomerAlgorithm)
+	inheritValue(&c.SSECustomerKey, def.SSECustomerKey)
+	inheritValue(&c.SSECustomerKeyPath, def.SSECustomerKeyPath)
+	inheritValue(&c.SSEKMSKeyID, def.SSEKMSKeyID)
+	if c.Age.isZero() {
+		c.Age = def.Age
+	}
+}
+
+func inheritPtr[T any](p **T, def *T) {
+	if *p == nil {
+		*p = def
+	}
+}
+
+func inheritValue[T comparable](p *T, def T) {
+	var zero T
+	if *p == zero {
+		*p = def
+	}
+}
+
+// syncInterval returns the interval in force.
+func (c *ReplicaConfig) syncInterval() time.Duration {
+	return orDefault(c.SyncInterval, litestream.DefaultSyncInterval)
+}
+
+var replicaURLRegex = regexp.MustCompile(`^\w+://`)
+
+// isURL reports whether s has the form of a replica URL.
+func isURL(s string) bool { return replicaURLRegex.MatchString(s) }
+
+// replicaType returns the client type: the URL's scheme, else `type`, else
+// "file".
+func (c *ReplicaConfig) replicaType() string {
+	if scheme, _, ok := strings.Cut(c.URL, "://"); ok {
+		scheme = strings.ToLower(scheme)
+		if scheme == "webdavs" {
+			return "webdav"
+		}
+		return scheme
+	}
+	if c.Type != "" {
+		return c.Type
+	}
+	return "file"
+}
+
+// Replica types of this release, and upstream's that belong to a later one.
+const (
+	replicaTypeFile = "file"
+	replicaTypeS3   = "s3"
+)
+
+// isLaterReplicaType reports whether upstream knows the type and we do not yet.
+func isLaterReplicaType(typ string) bool {
+	switch typ {
+	case "gs", "abs", "sftp", "webdav", "nats", "oss":
+		return true
+	default:
+		return false
+	}
+}
+
+// destination names the place that the replica writes to, in a form that is
+// equal for two replicas that write to the same place. It holds no secret.
+func (c *ReplicaConfig) destination() string {
+	if c.replicaType() == replicaTypeFile {
+		if rest, ok := strings.CutPrefix(strings.ToLower(c.URL), "file://"); ok {
+			rest, _, _ = strings.Cut(c.URL[len(c.URL)-len(rest):], "?")
+			return filepath.Join("/", rest)
+		}
+		return filepath.Clean(c.Path)
+	}
+	bucket, key, endpoint := c.Bucket, c.Path, c.Endpoint
+	if _, rest, ok := strings.Cut(c.URL, "://"); ok {
+		rest, query, _ := strings.Cut(rest, "?")
+		bucket, key, _ = strings.Cut(rest, "/")
+		key = strings.TrimPrefix(path.Clean("/"+key), "/")
+		if values, err := url.ParseQuery(query); err == nil && endpoint == "" {
+			endpoint = values.Get("endpoint")
+		}
+	}
+	dest := c.replicaType() + "://" + bucket + "/" + key
+	if endpoint != "" {
+		dest += " at " + redactURL(endpoint)
+	}
+	return dest
+}

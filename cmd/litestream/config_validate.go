@@ -1,0 +1,198 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/benbjohnson/litestream"
+)
+
+// validate checks the complete configuration. The error joins one configError
+// per problem, in the form `<field> (line N): <reason> (got <value>)`.
+func (c *Config) validate() error {
+	errs := c.validateRoot()
+	errs = append(errs, c.validateLogging())
+	seen := make(map[string]int, len(c.DBs))
+	destinations := make(map[string]*DBConfig, len(c.DBs))
+	for i, db := range c.DBs {
+		errs = append(errs, db.validate(i)...)
+		if first, ok := seen[filepath.Clean(db.Path)]; ok {
+			errs = append(errs, fmt.Errorf("database config #%d: %w", i+1, &configError{
+				Field: fmt.Sprintf("dbs[%d].path", i), Line: db.keyLine("path"), Got: db.Path,
+				Reason: fmt.Sprintf("duplicate path, used by database config #%d (line %d) already", first+1, c.DBs[first].keyLine("path")),
+			}))
+			continue
+		}
+		seen[filepath.Clean(db.Path)] = i
+		dest := db.Replica.destination()
+		if first, ok := destinations[dest]; ok {
+			errs = append(errs, &configError{
+				Field: fmt.Sprintf("dbs[%d].replica", i), Line: db.Replica.line, Got: dest,
+				Reason: fmt.Sprintf("databases %s and %s have the same replica destination and would overwrite each other", first.Path, db.Path),
+			})
+			continue
+		}
+		destinations[dest] = db
+	}
+	return errors.Join(errs...)
+}
+
+// bound is a rule for one duration.
+type bound struct {
+	key    string
+	value  *time.Duration
+	line   int
+	min    time.Duration
+	reason string
+}
+
+func checkBounds(prefix string, bounds []bound) []error {
+	var errs []error
+	for _, b := range bounds {
+		if b.value != nil && *b.value < b.min {
+			errs = append(errs, &configError{Field: prefix + b.key, Line: b.line, Reason: b.reason, Got: b.value.String()})
+		}
+	}
+	return errs
+}
+
+const positive = "must be greater than 0"
+
+func (s *SnapshotConfig) bounds() []bound {
+	return []bound{
+		{"snapshot.interval", s.Interval, s.keyLine("interval"), 1, positive},
+		{"snapshot.retention", s.Retention, s.keyLine("retention"), 1, positive},
+	}
+}
+
+func (c *Config) validateRoot() []error {
+	var snapshot []bound // a value promoted from a database is checked there
+	for _, b := range c.Snapshot.bounds() {
+		if c.Snapshot.has(strings.TrimPrefix(b.key, "snapshot.")) {
+			snapshot = append(snapshot, b)
+		}
+	}
+	errs := checkBounds("", append(snapshot, []bound{
+		{"l0-retention", c.L0Retention, c.keyLine("l0-retention"), 0, "must not be negative"},
+		{"l0-retention-check-interval", c.L0RetentionCheckInterval, c.keyLine("l0-retention-check-interval"), 1, positive},
+		{"shutdown-sync-timeout", c.ShutdownSyncTimeout, c.keyLine("shutdown-sync-timeout"), 0, "must not be negative"},
+		{"shutdown-sync-interval", c.ShutdownSyncInterval, c.keyLine("shutdown-sync-interval"), 1, positive},
+		{"sync-interval", c.SyncInterval, c.keyLine("sync-interval"), 1, positive},
+	}...))
+	for i, level := range c.Levels {
+		errs = append(errs, checkBounds("", []bound{
+			{fmt.Sprintf("levels[%d].interval", i), &level.Interval, level.keyLine("interval"), 1, positive},
+		})...)
+	}
+	if n := len(c.Levels); n > litestream.MaxCompactionLevel {
+		errs = append(errs, &configError{
+			Field: "levels", Line: c.keyLine("levels"), Got: fmt.Sprint(n),
+			Reason: fmt.Sprintf("must have at most %d entries", litestream.MaxCompactionLevel),
+		})
+	}
+	if c.MaxStagedBytes != nil && *c.MaxStagedBytes <= 0 {
+		errs = append(errs, &configError{Field: "max-staged-bytes", Line: c.keyLine("max-staged-bytes"), Reason: positive, Got: fmt.Sprint(*c.MaxStagedBytes)})
+	}
+	if c.snapshotRetention() < c.snapshotInterval() {
+		c.warn("snapshot.retention", c.Snapshot.keyLine("retention"),
+			fmt.Sprintf("%s is shorter than snapshot.interval, %s: the newest snapshot is kept all the same", c.snapshotRetention(), c.snapshotInterval()))
+	}
+	return errs
+}
+
+func (c *Config) validateLogging() error {
+	switch c.Logging.Type {
+	case "", "text", "json":
+	case "pretty":
+		return &configError{Field: "logging.type", Line: c.Logging.keyLine("type"), Reason: "not supported yet", Got: c.Logging.Type}
+	default:
+		return &configError{Field: "logging.type", Line: c.Logging.keyLine("type"), Reason: "must be text or json", Got: c.Logging.Type}
+	}
+	if _, ok := parseLogLevel(c.Logging.Level); !ok {
+		c.warn("logging.level", c.Logging.keyLine("level"), fmt.Sprintf("unknown level %q, info is in force", c.Logging.Level))
+	}
+	return nil
+}
+
+func (db *DBConfig) validate(i int) []error {
+	prefix := fmt.Sprintf("dbs[%d].", i)
+	errs := checkBounds(prefix, db.Snapshot.bounds())
+	if n := db.MinCheckpointPageN; n != nil && *n <= 0 {
+		errs = append(errs, &configError{
+			Field: prefix + "min-checkpoint-page-count", Line: db.keyLine("min-checkpoint-page-count"),
+			Reason: positive, Got: fmt.Sprint(*n),
+		})
+	}
+	return append(errs, db.Replica.validate(prefix+"replica")...)
+}
+
+// validateOwn checks the rules about a replica's own keys, before it inherits
+// the file's defaults.
+func (c *ReplicaConfig) validateOwn(field string) error {
+	typ := c.replicaType()
+	fail := func(key, reason, got string) error {
+		return &configError{Field: field + "." + key, Line: c.keyLine(key), Reason: reason, Got: got}
+	}
+	typeKey := "type"
+	if c.URL != "" {
+		typeKey = "url"
+	}
+	switch {
+	case c.URL != "" && !isURL(c.URL):
+		return fail("url", "replica url scheme required, such as s3:// or file://", c.URL)
+	case isLaterReplicaType(typ):
+		return fail(typeKey, fmt.Sprintf("replica type %q is not supported yet", typ), "")
+	case typ != replicaTypeFile && typ != replicaTypeS3:
+		return fail(typeKey, fmt.Sprintf("unknown replica type in config: %q", typ), "")
+	case isURL(c.Path):
+		return fail("path", "replica path cannot be a url, use the 'url' key instead", redactURL(c.Path))
+	case c.URL != "" && c.Path != "":
+		return fail("path", fmt.Sprintf("cannot specify url & path for %s replica", typ), c.Path)
+	case c.URL != "" && c.Bucket != "" && typ == replicaTypeS3:
+		return fail("bucket", "cannot specify url & bucket for s3 replica", c.Bucket)
+	case c.URL == "" && c.Path == "" && typ == replicaTypeFile:
+		return fail("path", "file replica path required", "")
+	}
+	return nil
+}
+
+// validate checks the complete replica.
+func (c *ReplicaConfig) validate(field string) []error {
+	var errs []error
+	if c.SyncInterval != nil && *c.SyncInterval <= 0 {
+		errs = append(errs, &configError{Field: field + ".sync-interval", Line: c.keyLine("sync-interval"), Reason: positive, Got: c.SyncInterval.String()})
+	}
+	if !c.Age.isZero() {
+		errs = append(errs, &configError{
+			Field: field + ".age", Line: cmp.Or(c.Age.line, c.line),
+			Reason: "age encryption is not supported, as in Litestream v0.5; v0.3 is the last release that has it",
+		})
+	}
+	if c.replicaType() == replicaTypeS3 && c.URL == "" && c.Bucket == "" {
+		errs = append(errs, &configError{Field: field + ".bucket", Line: c.keyLine("bucket"), Reason: "bucket required for s3 replica"})
+	}
+	return errs
+}
+
+// redactURL hides a password in a URL that goes into a message.
+func redactURL(s string) string {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		return s
+	}
+	host, path, slash := strings.Cut(rest, "/")
+	if i := strings.LastIndexByte(host, '@'); i >= 0 {
+		if name, _, hasPassword := strings.Cut(host[:i], ":"); hasPassword {
+			host = name + ":***" + host[i:]
+		}
+	}
+	out := scheme + "://" + host
+	if slash {
+		out += "/" + path
+	}
+	return out
+}
