@@ -1,0 +1,193 @@
+// Package servers starts real S3 servers for tests on free loopback ports, and
+// finds the binaries that scripts/install.sh installed. Only tests import it.
+//
+// A server keeps its data in the test's temporary directory and is gone when
+// the test ends. No goroutine runs between two calls, so tests may look for
+// leaks while a server is up.
+package servers
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+)
+
+// Credentials that every server accepts, and the region it is in.
+const (
+	accessKey = "testkey"
+	secretKey = "testsecret123"
+	region    = "us-east-1"
+)
+
+// S3Server is a running S3 server. Its methods are for the test's goroutine.
+type S3Server struct {
+	Endpoint  string // such as https://127.0.0.1:21000; buckets are addressed by path
+	AccessKey string
+	SecretKey string
+	Region    string
+	CAFile    string // PEM file with the certificate to trust; empty for plain http
+
+	tb testing.TB
+	p  *process
+}
+
+// newS3Server describes the server that p runs, over TLS if caFile is not
+// empty.
+func newS3Server(p *process, caFile string) *S3Server {
+	s := &S3Server{
+		Endpoint:  "http://" + p.addr,
+		AccessKey: accessKey,
+		SecretKey: secretKey,
+		Region:    region,
+		CAFile:    caFile,
+		tb:        p.tb,
+		p:         p,
+	}
+	if caFile != "" {
+		s.Endpoint = "https://" + p.addr
+	}
+	return s
+}
+
+// Stop ends the server's process and waits for it. Its data stays, and its port
+// refuses connections until Restart. Stopping a stopped server does nothing.
+func (s *S3Server) Stop() {
+	s.tb.Helper()
+	s.p.stop()
+}
+
+// Restart starts a stopped server again on the same port with the same data,
+// and waits until it accepts connections. One that runs is stopped first.
+func (s *S3Server) Restart() {
+	s.tb.Helper()
+	s.p.stop()
+	s.p.start()
+}
+
+// CreateBucket makes a bucket.
+func (s *S3Server) CreateBucket(name string) {
+	s.tb.Helper()
+	if _, err := s.Client().CreateBucket(s.tb.Context(), &s3.CreateBucketInput{Bucket: &name}); err != nil {
+		s.tb.Fatalf("create bucket %s on %s: %v", name, s.Endpoint, err)
+	}
+}
+
+// Client returns a plain client for the server, with which tests prepare and
+// inspect objects beside the code under test. It retries nothing.
+func (s *S3Server) Client() *s3.Client {
+	s.tb.Helper()
+	// No keep-alive: an idle connection would hold two goroutines.
+	transport := &http.Transport{DisableKeepAlives: true}
+	if s.CAFile != "" {
+		pem, err := os.ReadFile(s.CAFile)
+		if err != nil {
+			s.tb.Fatalf("read certificate: %v", err)
+		}
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(pem) {
+			s.tb.Fatalf("%s holds no certificate", s.CAFile)
+		}
+		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
+	}
+	return s3.New(s3.Options{
+		BaseEndpoint: &s.Endpoint,
+		Region:       s.Region,
+		UsePathStyle: true,
+		Credentials:  credentials.NewStaticCredentialsProvider(s.AccessKey, s.SecretKey, ""),
+		HTTPClient:   &http.Client{Transport: transport},
+		Retryer:      aws.NopRetryer{},
+		// Older servers, Ceph among them, refuse the trailing checksums
+		// that the SDK sends over TLS by default.
+		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired,
+		ResponseChecksumValidation: aws.ResponseChecksumValidationWhenRequired,
+	})
+}
+
+// Versitygw starts a versitygw on an empty directory. The test is skipped where
+// it is not installed.
+func Versitygw(tb testing.TB, overTLS bool) *S3Server {
+	tb.Helper()
+	path := binary(tb, "LITESTREAM_TEST_VERSITYGW", "versitygw", "servers")
+	dir, addr := tb.TempDir(), freeAddr(tb)
+	data := filepath.Join(dir, "data")
+	mkdir(tb, data)
+
+	args := []string{"--port", addr, "--access", accessKey, "--secret", secretKey, "--region", region, "--quiet", "--keep-alive"}
+	var caFile string
+	if overTLS {
+		// The paths are absolute because the server changes its directory.
+		cert, key := newCertificate(tb, dir)
+		args = append(args, "--cert", cert, "--key", key)
+		caFile = cert
+	}
+	args = append(args, "posix")
+	if !hasUserXattrs(data) {
+		sidecar := filepath.Join(dir, "sidecar")
+		mkdir(tb, sidecar)
+		args = append(args, "--sidecar", sidecar)
+	}
+	p := &process{tb: tb, name: "versitygw", path: path, args: append(args, data), dir: dir, addr: addr}
+	p.start()
+	return newS3Server(p, caFile)
+}
+
+// Upstream returns the path of upstream's litestream v0.5.18, which tests run as
+// a black box. The test is skipped where it is not installed.
+func Upstream(tb testing.TB) string {
+	tb.Helper()
+	return binary(tb, "LITESTREAM_TEST_UPSTREAM", "litestream-v0.5.18", "upstream")
+}
+
+// binary returns the path in the environment variable env, or that of name in
+// the cache. target is the make target that installs it.
+func binary(tb testing.TB, env, name, target string) string {
+	tb.Helper()
+	path := os.Getenv(env)
+	if path == "" {
+		cache := os.Getenv("LITESTREAM_TEST_CACHE")
+		if home, err := os.UserHomeDir(); cache == "" && err == nil {
+			cache = filepath.Join(home, ".cache", "litestream-test")
+		}
+		path = filepath.Join(cache, "bin", name)
+	}
+	if _, err := exec.LookPath(path); err != nil {
+		missing(tb, name, target)
+	}
+	return path
+}
+
+// missing skips the test, or fails it where the caller promised by
+// LITESTREAM_TEST_REQUIRE that everything is installed, as make test does.
+func missing(tb testing.TB, name, target string) {
+	tb.Helper()
+	if os.Getenv("LITESTREAM_TEST_REQUIRE") != "" {
+		tb.Fatalf("%s is not installed: run `make %s`", name, target)
+	}
+	tb.Skipf("%s is not installed: run `make %s`", name, target)
+}
+
+func mkdir(tb testing.TB, dir string) {
+	tb.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// run runs a command that ends by itself.
+func run(tb testing.TB, path string, args ...string) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), readyTimeout)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, path, args...).CombinedOutput(); err != nil {
+		tb.Fatalf("run %s %q: %v\n%s", path, args, err, out)
+	}
+}

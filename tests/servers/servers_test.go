@@ -1,0 +1,99 @@
+package servers_test
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"go.uber.org/goleak"
+
+	"github.com/benbjohnson/litestream/tests/servers"
+)
+
+func TestVersitygw(t *testing.T)    { testServer(t, servers.Versitygw(t, false), "http://") }
+func TestVersitygwTLS(t *testing.T) { testServer(t, servers.Versitygw(t, true), "https://") }
+func TestCeph(t *testing.T)         { testServer(t, servers.Ceph(t, false), "http://") }
+
+func TestCephTLS(t *testing.T) {
+	server := servers.Ceph(t, true)
+	testServer(t, server, "https://")
+
+	// What makes this server worth its price: it refuses the SDK's default.
+	client := server.Client()
+	_, err := client.PutObject(t.Context(), &s3.PutObjectInput{
+		Bucket: aws.String("bucket"), Key: aws.String("trailing"), Body: strings.NewReader("x"),
+	}, func(o *s3.Options) { o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenSupported })
+	if err == nil || !strings.Contains(err.Error(), "XAmzContentSHA256Mismatch") {
+		t.Errorf("put with a trailing checksum: err=%v, want XAmzContentSHA256Mismatch", err)
+	}
+}
+
+// testServer stores an object, takes the server away and brings it back.
+func testServer(t *testing.T, server *servers.S3Server, scheme string) {
+	t.Helper()
+	if !strings.HasPrefix(server.Endpoint, scheme+"127.0.0.1:") {
+		t.Errorf("endpoint=%s, want %s on loopback", server.Endpoint, scheme)
+	}
+	if err := goleak.Find(); err != nil {
+		t.Errorf("goroutines while the server runs: %v", err)
+	}
+
+	server.CreateBucket("bucket")
+	client := server.Client()
+	want := []byte("an object")
+	_, err := client.PutObject(t.Context(), &s3.PutObjectInput{
+		Bucket: aws.String("bucket"), Key: aws.String("a/b"), Body: bytes.NewReader(want),
+	})
+	if err != nil {
+		t.Fatalf("put: %v", err)
+	}
+
+	server.Stop()
+	server.Stop()
+	if got, err := get(t, client); err == nil {
+		t.Errorf("get from a stopped server returned %q, want an error", got)
+	}
+	for range 2 { // the second time over a running one
+		server.Restart()
+		got, err := get(t, client)
+		if err != nil {
+			t.Fatalf("get after a restart: %v", err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("object=%q, want %q", got, want)
+		}
+	}
+
+	if server.CAFile != "" {
+		transport := &http.Transport{DisableKeepAlives: true}
+		if resp, err := (&http.Client{Transport: transport}).Get(server.Endpoint); err == nil {
+			resp.Body.Close()
+			t.Error("a client that does not trust the certificate was served")
+		}
+	}
+}
+
+func get(t *testing.T, client *s3.Client) ([]byte, error) {
+	t.Helper()
+	out, err := client.GetObject(t.Context(), &s3.GetObjectInput{Bucket: aws.String("bucket"), Key: aws.String("a/b")})
+	if err != nil {
+		return nil, err
+	}
+	defer out.Body.Close()
+	return io.ReadAll(out.Body)
+}
+
+func TestUpstream(t *testing.T) {
+	out, err := exec.Command(servers.Upstream(t), "version").CombinedOutput()
+	if err != nil {
+		t.Fatalf("run upstream: %v\n%s", err, out)
+	}
+	if got, want := strings.TrimSpace(string(out)), "v0.5.18"; got != want {
+		t.Errorf("version=%s, want %s", got, want)
+	}
+}
