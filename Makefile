@@ -26,7 +26,7 @@ help: ## list the targets
 
 .PHONY: run
 run: build ## see it work: replicate a small database, restore it, compare
-	@scripts/demo.sh bin/litestream
+	@go run ./cmd/litestream-demo bin/litestream
 
 .PHONY: build
 build: ## build bin/litestream
