@@ -7,13 +7,15 @@ import (
 	"strings"
 
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/ltxfile"
 )
 
 // Errors of capturing and staging.
 var (
 	// ErrDiskFull means that the local file system had no room for a staged
 	// file. Nothing is lost: the capture is repeated when there is room.
-	ErrDiskFull = errors.New("no space left on the local file system")
+	ErrDiskFull = ltxfile.ErrDiskFull
 
 	// ErrNotDatabase means that a file does not begin with SQLite's header.
 	ErrNotDatabase = errors.New("file is not a SQLite database")
