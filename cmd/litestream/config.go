@@ -157,6 +157,16 @@ func (c *Config) maxStagedBytes() int64 {
 	return int64(orDefault(c.MaxStagedBytes, litestream.DefaultMaxStagedBytes))
 }
 
+// db returns the entry of an expanded path, or nil.
+func (c *Config) db(path string) *DBConfig {
+	for _, db := range c.DBs {
+		if db.Path == path {
+			return db
+		}
+	}
+	return nil
+}
+
 // checksums reports whether the database's increments carry checksums.
 func (c *Config) checksums(db *DBConfig) bool {
 	return orDefault(db.Checksums, orDefault(c.Checksums, false))

@@ -1,15 +1,14 @@
 package main
 
 import (
+	"cmp"
+	"fmt"
 	"log/slog"
-	"net/url"
-	"path"
 	"path/filepath"
-	"regexp"
-	"strings"
 	"time"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/file"
 )
 
 // secret is a string that no log line and no %v shows.
@@ -131,25 +130,10 @@ func (c *ReplicaConfig) syncInterval() time.Duration {
 	return orDefault(c.SyncInterval, litestream.DefaultSyncInterval)
 }
 
-var replicaURLRegex = regexp.MustCompile(`^\w+://`)
-
-// isURL reports whether s has the form of a replica URL.
-func isURL(s string) bool { return replicaURLRegex.MatchString(s) }
-
 // replicaType returns the client type: the URL's scheme, else `type`, else
 // "file".
 func (c *ReplicaConfig) replicaType() string {
-	if scheme, _, ok := strings.Cut(c.URL, "://"); ok {
-		scheme = strings.ToLower(scheme)
-		if scheme == "webdavs" {
-			return "webdav"
-		}
-		return scheme
-	}
-	if c.Type != "" {
-		return c.Type
-	}
-	return "file"
+	return cmp.Or(litestream.ReplicaTypeFromURL(c.URL), c.Type, replicaTypeFile)
 }
 
 // Replica types of this release, and upstream's that belong to a later one.
@@ -168,28 +152,46 @@ func isLaterReplicaType(typ string) bool {
 	}
 }
 
+// filePath returns the folder of a file replica.
+func (c *ReplicaConfig) filePath() string {
+	if c.URL == "" {
+		return filepath.Clean(c.Path)
+	}
+	_, _, urlPath, _, _, err := litestream.ParseReplicaURL(c.URL)
+	if err != nil {
+		return "" // refused by validateOwn
+	}
+	return filepath.Join("/", filepath.FromSlash(urlPath))
+}
+
 // destination names the place that the replica writes to, in a form that is
 // equal for two replicas that write to the same place. It holds no secret.
 func (c *ReplicaConfig) destination() string {
 	if c.replicaType() == replicaTypeFile {
-		if rest, ok := strings.CutPrefix(strings.ToLower(c.URL), "file://"); ok {
-			rest, _, _ = strings.Cut(c.URL[len(c.URL)-len(rest):], "?")
-			return filepath.Join("/", rest)
-		}
-		return filepath.Clean(c.Path)
+		return c.filePath()
 	}
 	bucket, key, endpoint := c.Bucket, c.Path, c.Endpoint
-	if _, rest, ok := strings.Cut(c.URL, "://"); ok {
-		rest, query, _ := strings.Cut(rest, "?")
-		bucket, key, _ = strings.Cut(rest, "/")
-		key = strings.TrimPrefix(path.Clean("/"+key), "/")
-		if values, err := url.ParseQuery(query); err == nil && endpoint == "" {
-			endpoint = values.Get("endpoint")
+	if c.URL != "" {
+		_, host, urlPath, query, _, err := litestream.ParseReplicaURL(c.URL)
+		if err != nil {
+			return "" // refused by validateOwn
 		}
+		bucket, key, endpoint = host, urlPath, cmp.Or(endpoint, query.Get("endpoint"))
 	}
 	dest := c.replicaType() + "://" + bucket + "/" + key
 	if endpoint != "" {
 		dest += " at " + redactURL(endpoint)
 	}
 	return dest
+}
+
+// newReplicaClient returns the client of a replica that was validated. It
+// makes no request.
+func newReplicaClient(c *ReplicaConfig) (litestream.ReplicaClient, error) {
+	switch typ := c.replicaType(); typ {
+	case replicaTypeFile:
+		return file.NewReplicaClient(c.filePath()), nil
+	default:
+		return nil, fmt.Errorf("unknown replica type in config: %q", typ)
+	}
 }

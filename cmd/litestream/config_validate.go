@@ -142,13 +142,13 @@ func (c *ReplicaConfig) validateOwn(field string) error {
 		typeKey = "url"
 	}
 	switch {
-	case c.URL != "" && !isURL(c.URL):
+	case c.URL != "" && !litestream.IsURL(c.URL):
 		return fail("url", "replica url scheme required, such as s3:// or file://", c.URL)
 	case isLaterReplicaType(typ):
 		return fail(typeKey, fmt.Sprintf("replica type %q is not supported yet", typ), "")
 	case typ != replicaTypeFile && typ != replicaTypeS3:
 		return fail(typeKey, fmt.Sprintf("unknown replica type in config: %q", typ), "")
-	case isURL(c.Path):
+	case litestream.IsURL(c.Path):
 		return fail("path", "replica path cannot be a url, use the 'url' key instead", redactURL(c.Path))
 	case c.URL != "" && c.Path != "":
 		return fail("path", fmt.Sprintf("cannot specify url & path for %s replica", typ), c.Path)
@@ -156,6 +156,11 @@ func (c *ReplicaConfig) validateOwn(field string) error {
 		return fail("bucket", "cannot specify url & bucket for s3 replica", c.Bucket)
 	case c.URL == "" && c.Path == "" && typ == replicaTypeFile:
 		return fail("path", "file replica path required", "")
+	}
+	if c.URL != "" {
+		if _, _, _, _, _, err := litestream.ParseReplicaURL(c.URL); err != nil {
+			return fail("url", err.Error(), "")
+		}
 	}
 	return nil
 }

@@ -4,15 +4,123 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"os"
+	"slices"
+	"strings"
 )
 
 func main() {
-	cfg, err := readConfigFile(configPath(""), true)
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "Error: %v\n", err)
-		os.Exit(1)
-	}
-	cfg.logWarnings(newLogger(os.Stderr, cfg.Logging))
+	a := &app{stdout: os.Stdout, stderr: os.Stderr}
+	copyEnv("LITESTREAM_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID")
+	copyEnv("LITESTREAM_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY")
+	os.Exit(a.main(context.Background(), os.Args[1:]))
 }
+
+// copyEnv sets one variable from another where only the other is set.
+func copyEnv(from, to string) {
+	if v := os.Getenv(from); v != "" && os.Getenv(to) == "" {
+		_ = os.Setenv(to, v) // fails for malformed names only, and these are ours
+	}
+}
+
+// app is one run of the command; tests give it writers of their own.
+type app struct {
+	stdout, stderr io.Writer
+}
+
+// errUsage ends the command with status 1 when all has been said already.
+var errUsage = errors.New("usage")
+
+// tryError is an error with a command that would have worked.
+type tryError struct {
+	error
+	try string
+}
+
+// Unwrap returns the error itself.
+func (e *tryError) Unwrap() error { return e.error }
+
+// main runs the command line and returns the exit status: 0, or 1 after any
+// error.
+func (a *app) main(ctx context.Context, args []string) int {
+	err := a.run(ctx, args)
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if !errors.Is(err, errUsage) {
+		fmt.Fprintf(a.stderr, "Error: %v\n", err)
+		var try *tryError
+		if errors.As(err, &try) {
+			fmt.Fprintf(a.stderr, "Try: %s\n", try.try)
+		}
+	}
+	return 1
+}
+
+// command is one word of the command line.
+type command struct {
+	name    string
+	summary string // for the list in the usage text
+	help    *help
+	run     func(a *app, ctx context.Context, args []string) error
+}
+
+// commands returns all commands in the order of the usage text. Those without
+// a function belong to a later release.
+func commands() []command {
+	return []command{
+		{"databases", "list the databases of the configuration file", &databasesHelp, (*app).runDatabases},
+		{"info", "show what a running daemon says of itself", nil, nil},
+		{"list", "list the databases of a running daemon", nil, nil},
+		{"ltx", "list the LTX files of a replica", &ltxHelp, (*app).runLTX},
+		{"register", "add a database to a running daemon", nil, nil},
+		{"replicate", "replicate databases until stopped, or once", nil, nil},
+		{"reset", "forget the local replication state of a database", &resetHelp, (*app).runReset},
+		{"restore", "write a database from a replica", nil, nil},
+		{"start", "start replicating a database of a running daemon", nil, nil},
+		{"status", "show the local replication state of databases", &statusHelp, (*app).runStatus},
+		{"stop", "stop replicating a database of a running daemon", nil, nil},
+		{"sync", "sync a database of a running daemon now", nil, nil},
+		{"unregister", "remove a database from a running daemon", nil, nil},
+		{"version", "print the version", &versionHelp, (*app).runVersion},
+	}
+}
+
+func (a *app) run(ctx context.Context, args []string) error {
+	var name string
+	if len(args) > 0 {
+		name, args = args[0], args[1:]
+	}
+	switch name {
+	case "help", "-h", "-help", "--help":
+		a.printUsage()
+		return nil
+	case "wal":
+		fmt.Fprintln(a.stderr, "Warning: 'wal' command is deprecated, please use 'ltx' instead")
+		name = "ltx"
+	}
+	if name == "" || strings.HasPrefix(name, "-") {
+		a.printUsage()
+		return errUsage
+	}
+	for _, c := range commands() {
+		switch {
+		case c.name != name:
+			continue
+		case c.run == nil:
+			return fmt.Errorf("litestream %s: not supported yet", name)
+		case slices.ContainsFunc(args, isHelpFlag):
+			c.help.print(a.stdout)
+			return nil
+		}
+		return c.run(a, ctx, args)
+	}
+	return fmt.Errorf("litestream %s: unknown command", name)
+}
+
+func isHelpFlag(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }

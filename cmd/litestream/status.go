@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/dustin/go-humanize"
+	"github.com/superfly/ltx"
+)
+
+var statusHelp = help{
+	about: "status shows the replication state that lies beside the databases of the configuration file.",
+	forms: []string{"status [arguments] [DB_PATH]"},
+	flags: [][2]string{configFlag, jsonFlag, expandEnvFlag},
+	notes: `It reads local files only and works whether a daemon runs or not.
+
+	database     path of the database
+	status       ok, not initialized, no database or error
+	local txid   newest transaction captured on this host
+	wal size     size of the -wal file`,
+	examples: []string{"status", "status -json", "status /path/to/db"},
+}
+
+// dbStatus is one line of the status command.
+type dbStatus struct {
+	Database  string `json:"database"`
+	Status    string `json:"status"`
+	LocalTXID string `json:"local_txid"`
+	WALSize   string `json:"wal_size"`
+}
+
+func (a *app) runStatus(_ context.Context, args []string) error {
+	var conf configFlags
+	flags := a.newFlagSet("litestream-status", &statusHelp)
+	conf.register(flags)
+	asJSON := flags.Bool("json", false, "print json")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	cfg, err := conf.read(a)
+	if err != nil {
+		return err
+	}
+	var only string
+	if flags.NArg() > 0 {
+		if only, err = expandPath(flags.Arg(0)); err != nil {
+			return err
+		}
+	}
+
+	statuses, rows := []dbStatus{}, [][]string{}
+	for _, db := range cfg.DBs {
+		if only != "" && db.Path != only {
+			continue
+		}
+		s := readDBStatus(db)
+		statuses = append(statuses, s)
+		rows = append(rows, []string{s.Database, s.Status, s.LocalTXID, s.WALSize})
+	}
+	if *asJSON {
+		return writeJSON(a.stdout, statuses)
+	}
+	return writeTable(a.stdout, []string{"database", "status", "local txid", "wal size"}, rows)
+}
+
+// readDBStatus looks at the files of one database without opening it.
+func readDBStatus(db *DBConfig) dbStatus {
+	s := dbStatus{Database: db.Path, LocalTXID: "-", WALSize: "-"}
+	if _, err := os.Stat(db.Path); errors.Is(err, fs.ErrNotExist) {
+		s.Status = "no database"
+		return s
+	} else if err != nil {
+		s.Status = "error"
+		return s
+	}
+
+	s.WALSize = humanize.Bytes(0)
+	if fi, err := os.Stat(db.Path + "-wal"); err == nil {
+		s.WALSize = humanize.Bytes(uint64(fi.Size()))
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		s.WALSize = "-"
+	}
+
+	txid, err := newestLocalTXID(db.MetaPath)
+	switch {
+	case err != nil:
+		s.Status = "error"
+	case txid == 0:
+		s.Status = "not initialized"
+	default:
+		s.Status, s.LocalTXID = "ok", txid.String()
+	}
+	return s
+}
+
+// newestLocalTXID returns the highest TXID of the level-0 files in a metadata
+// directory, or 0 if there is none.
+func newestLocalTXID(metaPath string) (ltx.TXID, error) {
+	entries, err := os.ReadDir(filepath.Join(metaPath, "ltx", "0"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	var newest ltx.TXID
+	for _, e := range entries {
+		if _, maxTXID, err := ltx.ParseFilename(e.Name()); err == nil {
+			newest = max(newest, maxTXID)
+		}
+	}
+	return newest, nil
+}
