@@ -38,6 +38,13 @@ var (
 	// replica, so that what lies behind the gap is not restorable.
 	ErrNonContiguous = errors.New("non-contiguous transaction files")
 
+	// ErrIntegrity means that SQLite found the restored database damaged.
+	ErrIntegrity = errors.New("integrity check of the restored database found errors")
+
+	// ErrEmptyDatabase means that the newest state of a replica is a database
+	// without pages, which a restore does not leave behind as a success.
+	ErrEmptyDatabase = errors.New("replicated database has no pages")
+
 	// ErrOutputExists means that a restore would overwrite a database or mix
 	// with files that SQLite left beside it.
 	ErrOutputExists = errors.New("output path already exists")

@@ -1,0 +1,335 @@
+package litestream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/superfly/ltx"
+)
+
+// DefaultRestoreParallelism is how many requests a restore has in flight.
+const DefaultRestoreParallelism = 8
+
+// RestoreOptions says what to restore and where. NewRestoreOptions returns the
+// defaults.
+type RestoreOptions struct {
+	// OutputPath is where the database goes. Required.
+	OutputPath string
+
+	// TXID is the exact position to restore, Timestamp the moment before which
+	// everything restored was created. Both zero mean the newest position.
+	TXID      ltx.TXID
+	Timestamp time.Time
+
+	// Parallelism is how many requests read ahead at the same time; 0 means
+	// DefaultRestoreParallelism. Memory grows with it (2 MiB each).
+	Parallelism int
+
+	// Force replaces an existing database and deletes the -wal, -shm and
+	// -journal beside it, once the new database is complete.
+	Force bool
+
+	// IntegrityCheck is run before the database gets its name.
+	IntegrityCheck IntegrityCheckMode
+
+	// LedgerPath, if set, is where a page ledger of the restored database is
+	// left, marked as of LedgerReplica, so that the first capture on the
+	// database is a diff. Failing to write it only costs that diff.
+	LedgerPath    string
+	LedgerReplica [32]byte
+
+	// Progress, if set, is called from one goroutine, at most ten times a
+	// second, and once more at the end. It must not block for long.
+	Progress func(RestoreProgress)
+
+	// Logger receives what a restore decides; nil discards it.
+	Logger *slog.Logger
+
+	knobs restoreKnobs
+}
+
+// restoreKnobs are what only tests change.
+type restoreKnobs struct {
+	fetch        fetchKnobs
+	replanDelays []time.Duration // before each new plan after a file vanished
+}
+
+// NewRestoreOptions returns options with every default filled in.
+func NewRestoreOptions() RestoreOptions {
+	return RestoreOptions{
+		Parallelism: DefaultRestoreParallelism,
+		knobs: restoreKnobs{
+			fetch: fetchKnobs{
+				chunkBytes:  2 << 20,
+				retryDelays: []time.Duration{250 * time.Millisecond, 500 * time.Millisecond, time.Second},
+				stall:       30 * time.Second,
+			},
+			replanDelays: []time.Duration{250 * time.Millisecond, 500 * time.Millisecond, time.Second},
+		},
+	}
+}
+
+// withDefaults fills in what is not set.
+func (opt RestoreOptions) withDefaults() RestoreOptions {
+	if opt.Parallelism <= 0 {
+		opt.Parallelism = DefaultRestoreParallelism
+	}
+	if opt.knobs.fetch.chunkBytes == 0 {
+		opt.knobs = NewRestoreOptions().knobs
+	}
+	opt.knobs.fetch.parallelism = opt.Parallelism
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	return opt
+}
+
+// RestoreResult describes a restored database.
+type RestoreResult struct {
+	TXID      ltx.TXID
+	Timestamp time.Time // when the restored state was captured
+	PageN     uint32
+	PageSize  uint32          // bytes
+	Bytes     int64           // size of the database
+	Plan      []*ltx.FileInfo // files that were restored, in the order they apply
+}
+
+// RestorePhase is what a restore is doing.
+type RestorePhase string
+
+// Phases of a restore, in their order. Planning comes again when a file of the
+// plan vanished.
+const (
+	RestorePlanning RestorePhase = "planning"
+	RestoreReading  RestorePhase = "restoring"
+	RestoreSyncing  RestorePhase = "syncing"
+	RestoreChecking RestorePhase = "checking"
+	RestoreDone     RestorePhase = "done"
+)
+
+// RestoreProgress is a moment of a restore.
+type RestoreProgress struct {
+	Phase      RestorePhase
+	BytesDone  int64 // of the plan's files, as they are on the replica
+	BytesTotal int64 // 0 until there is a plan
+	Files      int   // of the plan
+}
+
+// progress is written by the goroutines of a restore and read by one reporter.
+type progress struct {
+	phase atomic.Value // RestorePhase
+	bytes atomic.Int64
+	total atomic.Int64
+	files atomic.Int64
+}
+
+func (p *progress) snapshot() RestoreProgress {
+	return RestoreProgress{
+		Phase:      p.phase.Load().(RestorePhase),
+		BytesDone:  min(p.bytes.Load(), p.total.Load()),
+		BytesTotal: p.total.Load(),
+		Files:      int(p.files.Load()),
+	}
+}
+
+// report calls fn with p until the returned function is called, and then a
+// last time.
+func (p *progress) report(fn func(RestoreProgress)) (stop func()) {
+	const interval = 100 * time.Millisecond
+	if fn == nil {
+		return func() {}
+	}
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	wg.Go(func() {
+		t := time.NewTicker(interval)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				fn(p.snapshot())
+			case <-done:
+				fn(p.snapshot())
+				return
+			}
+		}
+	})
+	return func() {
+		close(done)
+		wg.Wait()
+	}
+}
+
+// Restore rebuilds a database from a replica alone. The database appears under
+// its name only when it is complete, every checksum has been verified and all
+// of it is on the disk; after an error nothing is left of it. Constant memory,
+// whatever the size of the database and the number of files.
+//
+// A file that cannot be used is an *LTXError that names it and what is
+// restorable without it. Errors of planning are those of CalcRestorePlan, of
+// the output those of CheckRestoreOutput; a full disk is ErrDiskFull.
+func Restore(ctx context.Context, client ReplicaClient, opt RestoreOptions) (res RestoreResult, err error) {
+	opt = opt.withDefaults()
+	if opt.TXID != 0 && !opt.Timestamp.IsZero() {
+		return res, errors.New("restore: give a txid or a timestamp, not both")
+	}
+	if err := CheckRestoreOutput(opt.OutputPath, opt.Force); err != nil {
+		return res, err
+	}
+	rs := &restorer{client: client, opt: opt}
+	rs.progress.phase.Store(RestorePlanning)
+	defer rs.progress.report(opt.Progress)()
+
+	if err := rs.plan(ctx); err != nil {
+		return res, err
+	}
+	out, err := createRestoreOutput(opt.OutputPath, opt.Force)
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, out.abort()) }()
+	if rs.sums, err = rs.createSums(); err != nil {
+		return res, err
+	}
+	if rs.sums != nil {
+		defer rs.sums.Close()
+	}
+
+	a, err := rs.fill(ctx, out)
+	if err != nil {
+		return res, err
+	}
+	rs.progress.bytes.Store(rs.progress.total.Load())
+	rs.progress.phase.Store(RestoreSyncing)
+	if err := out.sync(); err != nil {
+		return res, err
+	}
+	rs.progress.phase.Store(RestoreChecking)
+	if err := checkIntegrity(ctx, out.temp(), opt.IntegrityCheck); err != nil {
+		return res, err
+	}
+	if err := ctx.Err(); err != nil {
+		return res, err
+	}
+	if err := out.commit(); err != nil {
+		return res, err
+	}
+	rs.progress.phase.Store(RestoreDone)
+	res = RestoreResult{
+		TXID:      rs.target,
+		Timestamp: time.UnixMilli(a.at).UTC(),
+		PageN:     a.commit,
+		PageSize:  a.pageSize,
+		Bytes:     int64(a.commit) * int64(a.pageSize),
+		Plan:      rs.files,
+	}
+	if rs.sums != nil {
+		rs.saveLedger(a)
+	}
+	return res, nil
+}
+
+// restorer is one call of Restore.
+type restorer struct {
+	client   ReplicaClient
+	opt      RestoreOptions
+	progress progress
+	levels   levelFiles
+	files    []*ltx.FileInfo // the plan
+	target   ltx.TXID        // the plan's position
+	sums     *os.File        // page checksums for the ledger; nil if not wanted
+}
+
+// plan lists the replica and chooses the files.
+func (rs *restorer) plan(ctx context.Context) (err error) {
+	rs.progress.phase.Store(RestorePlanning)
+	if rs.levels, err = listLevels(ctx, rs.client, !rs.opt.Timestamp.IsZero()); err != nil {
+		return err
+	}
+	files, err := planRestore(rs.levels, rs.opt.TXID, rs.opt.Timestamp)
+	if err != nil {
+		return err
+	}
+	target := files[len(files)-1].MaxTXID
+	if target < rs.target {
+		return fmt.Errorf("%w: the replica reached txid %s when the restore began and now ends at %s", ErrTxNotAvailable, rs.target, target)
+	}
+	var total int64
+	for _, info := range files {
+		total += info.Size
+	}
+	rs.files, rs.target = files, target
+	rs.progress.bytes.Store(0)
+	rs.progress.total.Store(total)
+	rs.progress.files.Store(int64(len(files)))
+	rs.opt.Logger.Debug("restore plan", "files", len(files), "bytes", total, "txid", target.String())
+	return nil
+}
+
+// fill writes the database. A file that compaction or retention removed after
+// it was planned leads to a new plan for the same request.
+func (rs *restorer) fill(ctx context.Context, out *restoreOutput) (*applier, error) {
+	for replans := 0; ; replans++ {
+		if err := out.reset(); err != nil {
+			return nil, err
+		}
+		rs.progress.phase.Store(RestoreReading)
+		a := &applier{out: out.f, sums: rs.sums}
+		err := a.apply(ctx, rs.client, rs.files, rs.opt.knobs.fetch, &rs.progress)
+		if err == nil {
+			return a, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || replans == len(rs.opt.knobs.replanDelays) {
+			return nil, rs.withHint(err)
+		}
+		rs.opt.Logger.Info("file of the restore plan is gone, planning again", "error", err)
+		if err := wait(ctx, rs.opt.knobs.replanDelays[replans]); err != nil {
+			return nil, err
+		}
+		if replanErr := rs.plan(ctx); replanErr != nil {
+			return nil, fmt.Errorf("plan again after %w: %w", err, replanErr)
+		}
+	}
+}
+
+// withHint completes an error about a file with what is restorable without it.
+func (rs *restorer) withHint(err error) error {
+	var le *LTXError
+	if !errors.As(err, &le) || le.Hint != "" || IsPermanent(err) {
+		return err
+	}
+	for _, info := range rs.files {
+		if info.Level == le.Level && info.MinTXID == le.MinTXID && info.MaxTXID == le.MaxTXID {
+			le.Hint = hintWithout(rs.levels, info, &rs.opt)
+		}
+	}
+	return err
+}
+
+// createSums creates the file in which page checksums are collected. It has no
+// name any more when it is returned, so nothing has to clean it up.
+func (rs *restorer) createSums() (*os.File, error) {
+	if rs.opt.LedgerPath == "" {
+		return nil, nil
+	}
+	dir := filepath.Dir(rs.opt.LedgerPath)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("create ledger folder: %w", err)
+	}
+	f, err := os.CreateTemp(dir, ".restore-*"+restoreTempSuffix)
+	if err != nil {
+		return nil, fmt.Errorf("create page checksums: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(fmt.Errorf("create page checksums: %w", err), f.Close())
+	}
+	return f, nil
+}

@@ -1,0 +1,36 @@
+package litestream
+
+import (
+	"time"
+
+	"github.com/superfly/ltx"
+)
+
+// RestoreKnobs are what tests change about a restore.
+type RestoreKnobs struct {
+	ChunkBytes  int64
+	RetryDelays []time.Duration
+	Stall       time.Duration
+	Replans     []time.Duration
+}
+
+// SetKnobs replaces the sizes and times that users cannot set.
+func (opt *RestoreOptions) SetKnobs(k RestoreKnobs) {
+	opt.knobs = restoreKnobs{
+		fetch:        fetchKnobs{chunkBytes: k.ChunkBytes, retryDelays: k.RetryDelays, stall: k.Stall},
+		replanDelays: k.Replans,
+	}
+}
+
+// PlanRestore is planRestore.
+func PlanRestore(levels [SnapshotLevel + 1][]*ltx.FileInfo, txID ltx.TXID, timestamp time.Time) ([]*ltx.FileInfo, error) {
+	return planRestore(levels, txID, timestamp)
+}
+
+// JoinCRC and ShiftPageChecksum expose the arithmetic of checksums.
+var JoinCRC = crcJoin
+
+// ShiftPageChecksum returns a page checksum from the CRC of the page.
+func ShiftPageChecksum(pgno uint32, crc uint64, pageSize int) ltx.Checksum {
+	return newCRCShift(int64(pageSize)).pageChecksum(pgno, crc)
+}
