@@ -32,7 +32,7 @@ install_ceph() {
     echo "Ceph RGW: left out (LITESTREAM_TEST_CEPH=off)"
     return
   fi
-  if type radosgw ceph-mon ceph-osd ceph radosgw-admin monmaptool ceph-authtool >/dev/null 2>&1; then
+  if type radosgw radosgw-admin ceph-mon ceph-osd ceph-authtool monmaptool osdmaptool >/dev/null 2>&1; then
     return
   fi
   if [ "$(id -u)" != 0 ]; then sudo="sudo -n"; fi

@@ -34,7 +34,7 @@ type S3Server struct {
 	AccessKey string
 	SecretKey string
 	Region    string
-	CAFile    string // PEM file with the certificate to trust; empty for plain http
+	CAFile    string // certificate to trust (PEM), for child processes in SSL_CERT_FILE; empty for plain http
 
 	tb testing.TB
 	p  *process
