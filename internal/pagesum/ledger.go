@@ -137,6 +137,16 @@ func (l *Ledger) Apply(changes []Change, h Header) error {
 	return l.replace(changes, h)
 }
 
+// RollingAfter returns the rolling checksum that Apply with the same arguments
+// would arrive at, or 0 if a sum that it needs is unknown.
+func (l *Ledger) RollingAfter(changes []Change, h Header) (ltx.Checksum, error) {
+	changes, err := l.normalize(changes, h)
+	if err != nil {
+		return 0, fmt.Errorf("page ledger %s: %w", l.path, err)
+	}
+	return l.rollingAfter(changes, h.PageN)
+}
+
 // MarkUnknown forgets the sums of some pages and takes h as it is given, its
 // Rolling included. Pages above h.PageN are dropped.
 func (l *Ledger) MarkUnknown(pgnos []uint32, h Header) error {

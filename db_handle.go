@@ -1,0 +1,122 @@
+package litestream
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/benbjohnson/litestream/internal/sqlitefile"
+	"github.com/benbjohnson/litestream/internal/wal"
+)
+
+// dbHandle owns everything that this process holds open of one database file:
+// the raw descriptor, opened first and closed last, and the connection that
+// pins it. The order matters: closing any descriptor of the file drops all
+// POSIX locks of this process on it, the connection's included. It is not safe
+// for concurrent use.
+type dbHandle struct {
+	path string
+	id   wal.FileID
+	main *os.File
+	conn *sqliteConn // nil unless connected
+	// pinned says that conn holds a read transaction.
+	pinned bool
+	// sealed says that the pin was retaken under the write lock, behind a
+	// complete checkpoint with everything captured: see wal.Source.Pinned.
+	sealed bool
+}
+
+// openHandle opens the raw descriptor only, which creates nothing and takes no
+// lock.
+func openHandle(path string) (*dbHandle, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	p, err := sqlitefile.StatFile(f)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("stat database: %w", err), f.Close())
+	}
+	return &dbHandle{path: path, id: p.ID, main: f}, nil
+}
+
+// connect opens the connection and converts a rollback-journal database to a
+// write-ahead log, as Litestream v0.5 does (compat.md section 4.2).
+func (h *dbHandle) connect(busyTimeout time.Duration) (err error) {
+	if h.conn != nil {
+		return nil
+	}
+	hdr, err := sqlitefile.ReadHeader(h.main)
+	if err != nil {
+		return databaseError(err)
+	}
+	conn, err := openSQLite(h.path, busyTimeout)
+	if err != nil {
+		return err
+	}
+	if !hdr.WAL {
+		if err := convertToWAL(conn); err != nil {
+			return errors.Join(err, conn.close())
+		}
+	}
+	h.conn = conn
+	return nil
+}
+
+func convertToWAL(conn *sqliteConn) error {
+	row, err := conn.row("PRAGMA journal_mode=wal")
+	if err != nil {
+		return err
+	}
+	if len(row) == 0 || !strings.EqualFold(fmt.Sprint(row[0]), "wal") {
+		return fmt.Errorf("convert to write-ahead log: sqlite answers journal mode %v", row)
+	}
+	return nil
+}
+
+// pin takes a read transaction, which nobody's checkpoint passes and which
+// keeps the log from being restarted.
+func (h *dbHandle) pin() error {
+	if h.pinned {
+		return nil
+	}
+	if err := h.conn.exec("BEGIN"); err != nil {
+		return err
+	}
+	// The transaction begins with the first read.
+	if _, err := h.conn.row("SELECT 1 FROM sqlite_schema LIMIT 1"); err != nil {
+		return errors.Join(err, h.conn.exec("ROLLBACK"))
+	}
+	h.pinned = true
+	return nil
+}
+
+// unpin ends the read transaction.
+func (h *dbHandle) unpin() error {
+	if !h.pinned {
+		return nil
+	}
+	h.pinned, h.sealed = false, false
+	return h.conn.exec("ROLLBACK")
+}
+
+// close releases everything. With keepWAL the log stays even if this was the
+// last connection; without, SQLite cleans up as it would have done for the
+// application. It may be called on nil.
+func (h *dbHandle) close(keepWAL bool) error {
+	if h == nil {
+		return nil
+	}
+	var err error
+	if h.conn != nil {
+		err = h.unpin()
+		if keepWAL {
+			err = errors.Join(err, h.conn.persistWAL())
+		}
+		err = errors.Join(err, h.conn.close())
+		h.conn = nil
+	}
+	return errors.Join(err, h.main.Close())
+}

@@ -1,0 +1,216 @@
+package litestream
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/ltxfile"
+	"github.com/benbjohnson/litestream/internal/pagesum"
+	"github.com/benbjohnson/litestream/internal/wal"
+)
+
+// load reads the local state: the newest level-0 file is the position, the
+// page ledger says what it covers. Whatever is missing, torn or of another
+// position is thrown away; the next capture then costs more.
+func (db *DB) load() error {
+	if db.st.loaded {
+		return nil
+	}
+	if err := ltxfile.CleanTemp(db.metaPath); err != nil {
+		return fmt.Errorf("clean metadata directory: %w", err)
+	}
+	if err := db.sweepSnapshots(); err != nil {
+		return err
+	}
+	files, err := db.loadFiles()
+	if err != nil {
+		return err
+	}
+	if n := len(files); n > 0 {
+		db.st.txid = files[n-1].TXID
+	}
+	db.stage.reset(0, files)
+	db.loadLedger()
+	db.st.loaded = true
+	db.publish()
+	return nil
+}
+
+// loadFiles lists the local files and removes a newest one that is damaged:
+// what it held is still in the live database, or on the replica already.
+func (db *DB) loadFiles() ([]stagedFile, error) {
+	dir := db.ltxDir()
+	infos, err := dir.List()
+	if err != nil {
+		return nil, err
+	}
+	for len(infos) > 0 {
+		last := infos[len(infos)-1]
+		_, _, err := ltxfile.Verify(dir.Path(last.Min, last.Max))
+		if err == nil && last.Min == last.Max {
+			break
+		}
+		if err == nil {
+			err = errors.New("covers more than one transaction")
+		} else if !isDamage(err) {
+			return nil, fmt.Errorf("read newest local ltx file: %w", err)
+		}
+		db.Logger.Warn("removed a damaged local ltx file", "db", db.path,
+			"path", dir.Path(last.Min, last.Max), "error", err)
+		if err := dir.Remove(last.Min, last.Max); err != nil {
+			return nil, err
+		}
+		infos = infos[:len(infos)-1]
+	}
+	files := make([]stagedFile, 0, len(infos))
+	for _, in := range infos {
+		files = append(files, stagedFile{TXID: in.Max, Size: in.Size, attempted: true})
+	}
+	return contiguousTail(files), nil
+}
+
+// isDamage tells a file whose bytes are wrong from one that could not be read.
+func isDamage(err error) bool {
+	var pe *fs.PathError
+	return !errors.As(err, &pe)
+}
+
+// contiguousTail returns the files behind the last gap.
+func contiguousTail(files []stagedFile) []stagedFile {
+	for i := len(files) - 1; i > 0; i-- {
+		if files[i-1].TXID+1 != files[i].TXID {
+			return files[i:]
+		}
+	}
+	return files
+}
+
+// loadLedger takes over the ledger if it stands for the newest local file, or
+// can be brought there with the files behind it. Its cursor is good only if
+// nothing had to be added.
+func (db *DB) loadLedger() {
+	l, err := pagesum.Open(db.LedgerPath())
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			db.Logger.Warn("page ledger is not used, the next capture is a full copy", "db", db.path, "error", err)
+		}
+		return
+	}
+	hdr := l.Header()
+	var identity [32]byte
+	if db.Replica != nil {
+		identity = db.Replica.Identity()
+	}
+	switch {
+	case hdr.Replica != identity && hdr.Replica != [32]byte{}:
+		l.Discard()
+		return
+	case hdr.TXID > db.st.txid && db.st.txid > 0:
+		l.Discard()
+		return
+	case hdr.TXID == db.st.txid:
+		var cur wal.Cursor
+		if cur.UnmarshalBinary(hdr.Meta) == nil && cur.BootID != [16]byte{} {
+			db.st.cursor = cur
+		}
+	case hdr.TXID < db.st.txid:
+		if err := db.rollForward(l); err != nil {
+			db.Logger.Warn("page ledger is not used, the next capture is a full copy", "db", db.path, "error", err)
+			l.Discard()
+			return
+		}
+	}
+	l.SetBudget(db.shared.ledgerBudget())
+	db.st.ledger = l
+}
+
+// rollForward applies the local files behind the ledger's position to it.
+func (db *DB) rollForward(l *pagesum.Ledger) error {
+	dir := db.ltxDir()
+	for txid := l.Header().TXID + 1; txid <= db.st.txid; txid++ {
+		if err := applyFile(l, dir, txid); err != nil {
+			return fmt.Errorf("bring page ledger to %s: %w", txid, err)
+		}
+	}
+	return nil
+}
+
+func applyFile(l *pagesum.Ledger, dir ltxfile.Dir, txid ltx.TXID) (err error) {
+	f, err := dir.Open(txid, txid)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	dec := ltx.NewDecoder(f)
+	dec.SetRetainPageIndex(false)
+	if err := dec.DecodeHeader(); err != nil {
+		return fmt.Errorf("decode header: %w", err)
+	}
+	hdr := dec.Header()
+	if hdr.PageSize != l.Header().PageSize {
+		return pagesum.ErrPageSize
+	}
+	sums := newPageSummer()
+	page := make([]byte, hdr.PageSize)
+	var changes []pagesum.Change
+	for {
+		var ph ltx.PageHeader
+		if err := dec.DecodePage(&ph, page); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return fmt.Errorf("decode page: %w", err)
+		}
+		changes = append(changes, pagesum.Change{Pgno: ph.Pgno, Sum: sums.sum(ph.Pgno, page)})
+	}
+	if err := dec.Close(); err != nil {
+		return fmt.Errorf("verify: %w", err)
+	}
+	h := l.Header()
+	h.TXID, h.PageN, h.Rolling, h.Meta = txid, hdr.Commit, 0, nil
+	return l.Apply(changes, h)
+}
+
+// saveLedger writes the ledger with the cursor.
+func (db *DB) saveLedger() error {
+	l := db.st.ledger
+	h := l.Header()
+	if db.st.cursor.IsZero() || h.TXID != db.st.txid {
+		h.Meta = nil
+	} else {
+		meta, err := db.st.cursor.MarshalBinary()
+		if err != nil {
+			return err
+		}
+		h.Meta = meta
+	}
+	if err := l.Apply(nil, h); err != nil {
+		return err
+	}
+	return l.Flush()
+}
+
+// forget drops what is known of the pages, so that the next capture is a full
+// copy, and sets the position it will follow.
+func (db *DB) forget(txid ltx.TXID) {
+	db.st.txid, db.st.cursor = txid, wal.Cursor{}
+	if db.st.ledger != nil {
+		db.st.ledger.Discard()
+		db.st.ledger = nil
+	}
+	db.touch()
+	db.publish()
+}
+
+// touch makes the next look at the database a thorough one.
+func (db *DB) touch() {
+	db.st.settled = false
+	db.st.seen.Main.Ctime = 0
+}
+
+// ownerOf returns the owner of a file, or -1 where the system has none.
+func ownerOf(st os.FileInfo) (uid, gid int) { return fileOwner(st.Sys()) }

@@ -1,0 +1,132 @@
+package litestream
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/ltxfile"
+	"github.com/benbjohnson/litestream/internal/pagesum"
+)
+
+// DBState says in one word how a database fares.
+type DBState string
+
+// The states of a database.
+const (
+	DBStateUnknown DBState = "unknown" // not looked at yet
+	DBStateMissing DBState = "missing" // there is no file
+	DBStateEmpty   DBState = "empty"   // a file without pages
+	DBStateOK      DBState = "ok"      // captured up to the last look
+	DBStateFailed  DBState = "failed"  // see Err; it is tried again
+	DBStateClosed  DBState = "closed"
+)
+
+// DBStatus is what a database says of itself without any I/O.
+type DBStatus struct {
+	State     DBState
+	Err       error
+	TXID      ltx.TXID // newest captured transaction
+	Acked     ltx.TXID // newest transaction that the replica acknowledged
+	WALOffset int64    // end of the captured log in bytes
+	Pinned    bool     // a read transaction is held
+	Connected bool     // a connection is open
+	Suspended bool     // staging is full
+	CheckedAt time.Time
+}
+
+// Status returns the state of the last look.
+func (db *DB) Status() DBStatus {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	s := db.status
+	s.Acked = db.stage.ackedTXID()
+	return s
+}
+
+// setState records the outcome of a look.
+func (db *DB) setState(state DBState, err error) {
+	db.mu.Lock()
+	db.status.State, db.status.Err = state, err
+	db.status.CheckedAt = db.knobs.now()
+	db.mu.Unlock()
+	db.publish()
+}
+
+// publish copies what others may see of the state. The caller holds exec.
+func (db *DB) publish() {
+	h := db.st.handle
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.status.TXID, db.status.WALOffset = db.st.txid, db.st.cursor.End()
+	db.status.Pinned = h != nil && h.pinned
+	db.status.Connected = h != nil && h.conn != nil
+	db.status.Suspended = db.st.suspended
+}
+
+// sharedState is what all databases of a process share. Nil shares nothing and
+// bounds nothing.
+type sharedState struct {
+	ledgers *pagesum.Budget
+	staged  *stageBudget
+}
+
+func (s *sharedState) ledgerBudget() *pagesum.Budget {
+	if s == nil {
+		return nil
+	}
+	return s.ledgers
+}
+
+func (s *sharedState) stageOver() bool { return s != nil && s.staged.over() }
+func (s *sharedState) stageLow() bool  { return s == nil || s.staged.low() }
+
+// metaMode is the mode of the metadata directory: that of the database's
+// folder (compat.md section 4.1).
+func (db *DB) metaMode() os.FileMode {
+	if st, err := os.Stat(filepath.Dir(db.path)); err == nil {
+		return st.Mode().Perm()
+	}
+	return 0o700
+}
+
+// classifyIO gives "no space" its sentinel where it did not pass through the
+// staging files.
+func classifyIO(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", ErrDiskFull, err)
+	}
+	return err
+}
+
+// roomReserve is left free on the staging file system, so that the application
+// never sees a full disk because of us.
+const roomReserve = 64 << 20
+
+// checkRoom refuses to stage a file of at most so many bytes where it would
+// not fit. LTX files are compressed; half is a cautious guess that the write
+// itself corrects.
+func (db *DB) checkRoom(bytes int64) error {
+	free, err := ltxfile.FreeBytes(db.metaPath)
+	if err != nil {
+		return err
+	}
+	if need := min(bytes/2, 1<<40); free < need+min(roomReserve, bytes) {
+		return fmt.Errorf("%w: staging a copy of %d bytes needs about %d, %s has %d free",
+			ErrDiskFull, bytes, need, db.metaPath, free)
+	}
+	return nil
+}
+
+// fileOwner returns the owner from what stat gave.
+func fileOwner(sys any) (uid, gid int) {
+	if st, ok := sys.(*syscall.Stat_t); ok {
+		return int(st.Uid), int(st.Gid)
+	}
+	return -1, -1
+}

@@ -1,0 +1,117 @@
+package litestream
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/ltxfile"
+	"github.com/benbjohnson/litestream/internal/wal"
+)
+
+// suspend stops capturing while staging is full: files that were never sent
+// are dropped, their pages forgotten, so that a diff covers them later, and the
+// pin is released, so that the application's own checkpoints work.
+func (db *DB) suspend() error {
+	dropped, newest := db.stage.dropUnsent()
+	if len(dropped) == 0 && db.st.suspended {
+		return nil
+	}
+	db.st.suspended = true
+	err := errors.Join(db.forgetDropped(dropped, newest), db.closeHandle(true))
+	db.Logger.Warn("staging is full: capture is suspended until the replica takes files; a diff will cover what changes meanwhile",
+		"db", db.path, "dropped_files", len(dropped), "txid", newest.String())
+	return err
+}
+
+// forgetDropped takes the position back to the newest file that is left.
+func (db *DB) forgetDropped(dropped []stagedFile, newest ltx.TXID) error {
+	if len(dropped) == 0 {
+		return nil
+	}
+	dir := db.ltxDir()
+	l := db.st.ledger
+	unknown := make(map[uint32]bool)
+	var errs []error
+	for _, f := range dropped {
+		if l != nil && len(errs) == 0 {
+			if err := pagesOf(dir, f.TXID, unknown); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	known := l != nil && len(errs) == 0 && newest > 0
+	for _, f := range dropped {
+		errs = append(errs, dir.Remove(f.TXID, f.TXID))
+	}
+	if !known {
+		db.forget(newest)
+		return errors.Join(errs...)
+	}
+	db.st.txid, db.st.cursor = newest, wal.Cursor{}
+	if err := db.unlearn(dir, unknown, newest); err != nil {
+		db.forget(newest)
+		errs = append(errs, err)
+	}
+	db.touch()
+	db.publish()
+	return errors.Join(errs...)
+}
+
+// resume ends a suspension when there is room again.
+func (db *DB) resume() bool {
+	if !db.shared.stageLow() {
+		return false
+	}
+	if n, _ := db.stage.pending(); n > 0 {
+		return false
+	}
+	db.st.suspended = false
+	db.Logger.Info("capture resumed", "db", db.path)
+	return true
+}
+
+// unlearn takes the ledger back to an older position: the pages that the
+// dropped files held are unknown there.
+func (db *DB) unlearn(dir ltxfile.Dir, pages map[uint32]bool, txid ltx.TXID) error {
+	hdr, trailer, err := ltxfile.Verify(dir.Path(txid, txid))
+	if err != nil {
+		return fmt.Errorf("read position %s: %w", txid, err)
+	}
+	pgnos := make([]uint32, 0, len(pages))
+	for pgno := range pages {
+		pgnos = append(pgnos, pgno)
+	}
+	h := db.st.ledger.Header()
+	h.TXID, h.PageN, h.Rolling, h.Meta = txid, hdr.Commit, trailer.PostApplyChecksum, nil
+	if err := db.st.ledger.MarkUnknown(pgnos, h); err != nil {
+		return err
+	}
+	return db.st.ledger.Flush()
+}
+
+// pagesOf adds the page numbers of a local file to a set.
+func pagesOf(dir ltxfile.Dir, txid ltx.TXID, set map[uint32]bool) (err error) {
+	f, err := dir.Open(txid, txid)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	dec := ltx.NewDecoder(f)
+	dec.SetRetainPageIndex(false)
+	if err := dec.DecodeHeader(); err != nil {
+		return fmt.Errorf("decode header: %w", err)
+	}
+	page := make([]byte, dec.Header().PageSize)
+	for {
+		var ph ltx.PageHeader
+		if err := dec.DecodePage(&ph, page); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("decode page: %w", err)
+		}
+		set[ph.Pgno] = true
+	}
+}

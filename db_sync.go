@@ -1,0 +1,391 @@
+package litestream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/benbjohnson/litestream/internal/pagesum"
+	"github.com/benbjohnson/litestream/internal/sqlitefile"
+	"github.com/benbjohnson/litestream/internal/wal"
+)
+
+// Sync looks at the database once and stages all that was committed since the
+// last time. It returns when the staged files are durable; it does not wait
+// for the replica. A database that is missing or has no page yet is no error.
+func (db *DB) Sync(ctx context.Context) error {
+	if err := db.acquire(ctx); err != nil {
+		return err
+	}
+	defer db.release()
+	return db.syncLocked(ctx, false)
+}
+
+// syncLocked is Sync for whoever holds exec. With force it looks even where
+// nothing seems to have changed.
+func (db *DB) syncLocked(ctx context.Context, force bool) error {
+	start := db.knobs.now()
+	err := db.look(ctx, start, force)
+	db.metrics.synced(db, start, db.knobs.now(), err)
+	switch {
+	case err == nil, errors.Is(err, errViewMoved), errors.Is(err, errAwaitReplica):
+		return nil
+	case errors.Is(err, ErrDiskFull):
+		// Our pin would keep the application's log growing on a full disk.
+		err = errors.Join(err, db.suspend())
+	}
+	db.setState(DBStateFailed, err)
+	return fmt.Errorf("sync %s: %w", db.path, err)
+}
+
+// errAwaitReplica means that nothing is known locally, and the replica has not
+// been asked yet which position to follow.
+var errAwaitReplica = errors.New("waiting for the replica's position")
+
+func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
+	fp, err := sqlitefile.Take(db.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		db.setState(DBStateMissing, nil)
+		return db.closeHandle(false)
+	} else if err != nil {
+		return err
+	}
+	if fp.Main.Size == 0 && fp.WAL.Size == 0 {
+		db.setState(DBStateEmpty, nil)
+		return db.closeHandle(false)
+	}
+	if err := db.load(); err != nil {
+		return err
+	}
+	if db.st.handle != nil && db.st.handle.id != fp.Main.ID {
+		db.Logger.Info("database file was replaced", "db", db.path)
+		if err := db.closeHandle(false); err != nil {
+			db.Logger.Warn("close replaced database", "db", db.path, "error", err)
+		}
+	}
+	if db.Replica != nil && db.st.txid == 0 && !db.Replica.asked() {
+		return errAwaitReplica
+	}
+	if db.st.suspended && !db.resume() {
+		return nil
+	}
+	if !force && !db.changed(fp, now) {
+		if err := db.checkpointIfNeeded(ctx, fp); err != nil {
+			return err
+		}
+		return db.rest(fp, now)
+	}
+	if db.shared.stageOver() {
+		return db.suspend()
+	}
+	if err := db.checkFileSystem(); err != nil {
+		return err
+	}
+	if err := db.capture(ctx, fp, now); err != nil {
+		return err
+	}
+	db.st.seen, db.st.settled, db.st.moved = fp, fp.Settled(now, clockMargin), 0
+	db.setState(DBStateOK, nil)
+	if err := db.checkpointIfNeeded(ctx, fp); err != nil {
+		return err
+	}
+	return db.rest(fp, now)
+}
+
+// changed reports whether the database may differ from what was captured.
+func (db *DB) changed(fp sqlitefile.Fingerprint, now time.Time) bool {
+	if fp != db.st.seen || db.st.cursor.IsZero() {
+		return true
+	}
+	if db.st.settled {
+		return false
+	}
+	// Equal, but it was too young to prove anything. A look at the log is
+	// cheap; without one only a diff can tell, and that waits until it is old.
+	return db.st.cursor.HasFrames() || fp.Settled(now, clockMargin)
+}
+
+// checkFileSystem refuses what SQLite's locks do not work on.
+func (db *DB) checkFileSystem() error {
+	if db.AllowNetworkFS || db.st.handle != nil {
+		return nil
+	}
+	name, err := sqlitefile.NetworkFS(filepath.Dir(db.path))
+	if err != nil || name == "" {
+		return err
+	}
+	return fmt.Errorf("database lies on the network file system %s, where SQLite's locks do not reach other machines", name)
+}
+
+// capture brings the position up to the newest commit.
+func (db *DB) capture(ctx context.Context, fp sqlitefile.Fingerprint, now time.Time) error {
+	opened, err := db.openForCapture(fp, now)
+	if err != nil {
+		return err
+	}
+	for {
+		more, err := db.captureOnce(ctx, captureLimit{})
+		if err != nil {
+			return errors.Join(err, db.afterCapture(opened, err))
+		}
+		if !more {
+			break
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if db.shared.stageOver() {
+			return db.suspend()
+		}
+	}
+	return db.afterCapture(opened, nil)
+}
+
+// openForCapture opens the file, and pins it if it is in use. It reports
+// whether the raw descriptor was opened for this one capture.
+func (db *DB) openForCapture(fp sqlitefile.Fingerprint, now time.Time) (bool, error) {
+	opened := false
+	if db.st.handle == nil {
+		h, err := openHandle(db.path)
+		if err != nil {
+			return false, err
+		}
+		db.st.handle, opened = h, true
+	}
+	if _, err := sqlitefile.ReadHeader(db.st.handle.main); err != nil {
+		return opened, errors.Join(databaseError(err), db.closeHandle(false))
+	}
+	if !db.wantPin(fp, now) {
+		return opened, nil
+	}
+	h := db.st.handle
+	if err := h.connect(db.BusyTimeout); err != nil {
+		return opened, errors.Join(err, db.closeHandle(false))
+	}
+	if err := h.pin(); err != nil {
+		return opened, errors.Join(err, db.closeHandle(false))
+	}
+	return opened, nil
+}
+
+// wantPin decides whether a database is held by a read transaction: while it
+// is in use, and always when a diff of it would be dear.
+func (db *DB) wantPin(fp sqlitefile.Fingerprint, now time.Time) bool {
+	h := db.st.handle
+	if h.pinned || fp.Main.Size >= db.knobs.restBytes || db.st.moved >= 3 {
+		return true
+	}
+	if !fp.Settled(now, clockMargin) {
+		return true
+	}
+	if hdr, err := sqlitefile.ReadHeader(h.main); err != nil || !hdr.WAL {
+		return true // it is to be converted
+	}
+	_, err := os.Stat(sqlitefile.SHMPath(db.path))
+	return err == nil // somebody has it open
+}
+
+// afterCapture closes a descriptor that was opened for one capture.
+func (db *DB) afterCapture(opened bool, err error) error {
+	if errors.Is(err, errViewMoved) {
+		db.st.moved++
+	}
+	if opened && db.st.handle != nil && db.st.handle.conn == nil {
+		return db.closeHandle(false)
+	}
+	return nil
+}
+
+// spool returns how much of a log may be copied, and where to.
+func (db *DB) spool() wal.Options {
+	return wal.Options{SpoolDir: db.metaPath}
+}
+
+// captureLimit bounds one capture.
+type captureLimit struct {
+	endAt      int64 // stop in front of this offset of the log; 0 is no end
+	provenOnly bool  // errNotProven instead of a diff
+}
+
+// errNotProven means that only a diff can tell what changed.
+var errNotProven = errors.New("the log does not provably continue")
+
+// captureOnce stages at most one file. It reports whether there is more.
+func (db *DB) captureOnce(ctx context.Context, limit captureLimit) (more bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	if err := os.MkdirAll(db.metaPath, db.metaMode()); err != nil {
+		return false, fmt.Errorf("create metadata directory: %w", err)
+	}
+	h := db.st.handle
+	main, err := sqlitefile.StatFile(h.main)
+	if err != nil {
+		return false, err
+	}
+	opt := db.spool()
+	opt.Limit, opt.EndAt = db.MaxSyncWALBytes, limit.endAt
+	res, err := wal.Tail(db.st.cursor, wal.Source{
+		Path: sqlitefile.WALPath(db.path), BootID: db.knobs.bootID, Main: main,
+		Pages: h.main, Pinned: h.pinned && h.sealed,
+	}, opt)
+	if err != nil {
+		return false, classifyIO(err)
+	}
+	if res.Reason != "" && limit.provenOnly {
+		return false, fmt.Errorf("%w: %s", errNotProven, res.Reason)
+	} else if res.Reason != "" {
+		return false, db.captureDiff(res.Reason)
+	}
+	if res.Cursor.Header != db.st.cursor.Header {
+		h.sealed = false // the one restart has happened
+	}
+	if res.Frames == nil {
+		db.st.cursor = res.Cursor
+		return false, nil
+	}
+	defer func() { err = errors.Join(err, res.Frames.Close()) }()
+	c := db.nextCapture()
+	out, err := c.tail(res)
+	if errors.Is(err, errPublishRule) && limit.provenOnly {
+		return false, fmt.Errorf("%w: %w", errNotProven, err)
+	} else if errors.Is(err, errPublishRule) {
+		db.Logger.Debug("tail does not hold the publish rule, taking a diff", "db", db.path, "error", err)
+		return false, db.captureDiff("publish-rule")
+	} else if err != nil {
+		return false, err
+	}
+	if err := db.publishFile(out, "tail", ""); err != nil {
+		return false, err
+	}
+	db.applyTail(out)
+	db.st.cursor = res.Cursor
+	db.metrics.walBytes(res.Frames.FrameN * (int64(res.Frames.PageSize) + WALFrameHeaderSize))
+	return res.More, nil
+}
+
+// nextCapture prepares the file of the next TXID.
+func (db *DB) nextCapture() *capture {
+	return &capture{
+		dir: db.ltxDir(), txid: db.st.txid + 1, cursor: db.st.cursor, ledger: db.st.ledger,
+		checksums: db.Checksums, timestamp: db.knobs.now(), now: db.knobs.now,
+	}
+}
+
+// applyTail brings the ledger up to a published tail. Without a ledger that
+// follows, the next discontinuity is a full copy: a lost optimisation.
+func (db *DB) applyTail(out *captured) {
+	l := db.st.ledger
+	if l == nil {
+		return
+	}
+	h := l.Header()
+	h.TXID, h.PageN, h.Rolling, h.Meta = out.header.MaxTXID, out.header.Commit, out.post, nil
+	if err := l.Apply(out.changes, h); err != nil && !errors.Is(err, pagesum.ErrFlush) {
+		db.Logger.Warn("page ledger is dropped, the next discontinuity is a full copy", "db", db.path, "error", err)
+		l.Discard()
+		db.st.ledger = nil
+	}
+}
+
+// captureDiff stages what differs from the ledger, or everything if there is
+// none, from a consistent view.
+func (db *DB) captureDiff(reason wal.Reason) (err error) {
+	v, err := db.openView(db.spool())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, v.Close()) }()
+	return db.captureView(v, reason)
+}
+
+// openView opens a view under the pin, or an optimistic one without.
+func (db *DB) openView(opt wal.Options) (*View, error) {
+	v, err := openView(viewSource{
+		path: db.path, main: db.st.handle.main, bootID: db.knobs.bootID,
+		now: db.knobs.now(), spool: opt, locked: db.st.handle.pinned,
+	})
+	if errors.Is(err, wal.ErrMoved) {
+		return nil, fmt.Errorf("%w: %w", errViewMoved, err)
+	}
+	return v, classifyIO(err)
+}
+
+func (db *DB) captureView(v *View, reason wal.Reason) error {
+	kind := "diff"
+	db.st.handle.sealed = false
+	if db.st.ledger == nil || db.st.ledger.Header().PageSize != v.PageSize {
+		kind = "full"
+		if err := db.checkRoom(int64(v.PageN) * int64(v.PageSize)); err != nil {
+			return err
+		}
+	}
+	c := db.nextCapture()
+	out, err := c.view(v, db.LedgerPath())
+	if err != nil {
+		return classifyIO(err)
+	}
+	if out.file == nil { // nothing differs
+		db.st.cursor = v.Cursor
+		db.metrics.captured("none", string(reason))
+		return out.abort()
+	}
+	if err := db.publishFile(out, kind, string(reason)); err != nil {
+		return err
+	}
+	hdr := c.ledgerHeader(out.header)
+	if db.Replica != nil {
+		hdr.Replica = db.Replica.Identity()
+	}
+	if db.st.ledger != nil {
+		db.st.ledger.Discard()
+		db.st.ledger = nil
+	}
+	db.st.cursor = v.Cursor
+	l, err := out.sums.Commit(hdr)
+	if err != nil {
+		db.Logger.Warn("page ledger was not written, the next discontinuity is a full copy", "db", db.path, "error", err)
+		return out.sums.Abort()
+	}
+	l.SetBudget(db.shared.ledgerBudget())
+	db.st.ledger = l
+	return nil
+}
+
+// publishFile gives a staged file its final name and the database its new
+// position.
+func (db *DB) publishFile(out *captured, kind, reason string) error {
+	size := out.file.Size()
+	if err := out.file.Commit(); err != nil {
+		return errors.Join(err, out.abort())
+	}
+	db.st.txid = out.header.MaxTXID
+	db.stage.add(stagedFile{TXID: db.st.txid, Size: size})
+	db.metrics.captured(kind, reason)
+	db.Logger.Debug("captured", "db", db.path, "txid", db.st.txid.String(), "kind", kind,
+		"reason", reason, "pages", out.pageN, "bytes", size)
+	db.publish()
+	if db.onStaged != nil {
+		db.onStaged()
+	}
+	return nil
+}
+
+// rest closes what is open of a database that nobody has touched for a while
+// and whose diff would be cheap: it then costs two stats a look.
+func (db *DB) rest(fp sqlitefile.Fingerprint, now time.Time) error {
+	h := db.st.handle
+	if h == nil || fp.Main.Size >= db.knobs.restBytes || !fp.Settled(now, db.knobs.restAfter) {
+		return nil
+	}
+	if h.conn != nil && db.st.ledger != nil && db.st.ledger.Dirty() {
+		if err := db.saveLedger(); err != nil {
+			return err
+		}
+	}
+	return db.closeHandle(false)
+}

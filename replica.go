@@ -1,0 +1,258 @@
+package litestream
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/superfly/ltx"
+)
+
+// A Replica is the copy of one database on one storage. It starts no
+// goroutine: a Store, or a caller of Sync, drives it. The exported fields are
+// settings; they must not change after the first use. Its methods are safe for
+// concurrent use.
+type Replica struct {
+	// Client is the storage. It must be set.
+	Client ReplicaClient
+	// SyncInterval is the least time between two uploads.
+	SyncInterval time.Duration
+	// MaxSyncLTXFiles is how many files one call of Sync sends at most before
+	// it looks at the clock and the context again; 0 is no limit.
+	MaxSyncLTXFiles int
+	// Logger is where state changes are reported.
+	Logger *slog.Logger
+
+	db         *DB
+	onUploaded func(*ltx.FileInfo) // told of each acknowledged file; set by the Store
+
+	exec chan struct{} // held by whoever uploads
+
+	mu         sync.Mutex // guards the rest; never held across I/O
+	inited     bool
+	tried      bool // the storage was asked for its position, with or without an answer
+	positioned bool // and the local state was brought in line with the answer
+	lastSync   time.Time
+}
+
+// NewReplica returns a replica of db without a client.
+func NewReplica(db *DB) *Replica { return NewReplicaWithClient(db, nil) }
+
+// NewReplicaWithClient returns a replica of db with the default settings.
+func NewReplicaWithClient(db *DB, client ReplicaClient) *Replica {
+	r := &Replica{
+		Client: client, SyncInterval: DefaultSyncInterval, MaxSyncLTXFiles: DefaultMaxSyncLTXFiles,
+		Logger: slog.New(slog.DiscardHandler), db: db, exec: make(chan struct{}, 1),
+	}
+	if db != nil {
+		r.Logger = db.Logger
+	}
+	return r
+}
+
+// DB returns the database.
+func (r *Replica) DB() *DB { return r.db }
+
+// Locator is implemented by clients that can name their destination in one
+// line without secrets, such as "s3://bucket/path?endpoint=…".
+type Locator interface{ Location() string }
+
+// Location names the replica for people and logs.
+func (r *Replica) Location() string {
+	if l, ok := r.Client.(Locator); ok {
+		return l.Location()
+	}
+	return r.Client.Type()
+}
+
+// Identity is a hash of the destination. A page ledger of another replica is
+// not used.
+func (r *Replica) Identity() [32]byte { return ReplicaIdentity(r.Client) }
+
+// ReplicaIdentity returns the identity of a client's destination.
+func ReplicaIdentity(c ReplicaClient) [32]byte {
+	loc := c.Type()
+	if l, ok := c.(Locator); ok {
+		loc += "\n" + l.Location()
+	}
+	return sha256.Sum256([]byte(loc))
+}
+
+// asked reports whether the storage was asked for its position since the start.
+// A storage that does not answer does not keep the database from being captured.
+func (r *Replica) asked() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tried
+}
+
+// LastSyncAt returns when everything that was staged had last been acknowledged.
+func (r *Replica) LastSyncAt() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lastSync
+}
+
+// Pos returns the newest position that the storage acknowledged.
+func (r *Replica) Pos() Pos { return Pos{TXID: r.db.stage.ackedTXID()} }
+
+// init readies the client once.
+func (r *Replica) init(ctx context.Context) error {
+	r.mu.Lock()
+	done := r.inited
+	r.mu.Unlock()
+	if done {
+		return nil
+	}
+	if err := r.Client.Init(ctx); err != nil {
+		return fmt.Errorf("init replica: %w", err)
+	}
+	r.mu.Lock()
+	r.inited = true
+	r.mu.Unlock()
+	return nil
+}
+
+// Restore rebuilds the database from this replica.
+func (r *Replica) Restore(ctx context.Context, opt RestoreOptions) (RestoreResult, error) {
+	if err := r.init(ctx); err != nil {
+		return RestoreResult{}, err
+	}
+	return Restore(ctx, r.Client, opt)
+}
+
+// Sync sends every staged file, oldest first, and returns when the last one is
+// acknowledged. The first call asks the storage where it stands.
+func (r *Replica) Sync(ctx context.Context) error {
+	select {
+	case r.exec <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-r.exec }()
+	err := r.sync(ctx)
+	if err == nil {
+		r.mu.Lock()
+		r.lastSync = r.db.knobs.now()
+		r.mu.Unlock()
+		return nil
+	}
+	return fmt.Errorf("replica of %s: %w", r.db.path, err)
+}
+
+func (r *Replica) sync(ctx context.Context) error {
+	if err := r.position(ctx); err != nil {
+		return err
+	}
+	for n := 0; r.MaxSyncLTXFiles <= 0 || n < r.MaxSyncLTXFiles; n++ {
+		f, ok := r.db.stage.begin()
+		if !ok {
+			return nil
+		}
+		if err := r.upload(ctx, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errForeign means that the storage holds another file under the name of one
+// that is to be sent: somebody else writes to this replica.
+var errForeign = errors.New("replica holds another file of that name")
+
+// upload sends one file. Where the storage can refuse to overwrite, a refusal
+// is answered by comparing: the object may be ours, after a lost answer.
+func (r *Replica) upload(ctx context.Context, f stagedFile) error {
+	info, err := r.put(ctx, f.TXID)
+	switch {
+	case errors.Is(err, ErrLTXFileExists):
+		same, cerr := r.sameFile(ctx, f.TXID)
+		if cerr != nil {
+			return fmt.Errorf("compare %s after a refused upload: %w", f.TXID, cerr)
+		}
+		if !same {
+			r.Logger.Error("another writer uses this replica: going on behind its position with a full copy",
+				"db", r.db.path, "txid", f.TXID.String(), "replica", r.Location())
+			r.unposition()
+			return r.position(ctx)
+		}
+		info = &ltx.FileInfo{MinTXID: f.TXID, MaxTXID: f.TXID, Size: f.Size, CreatedAt: r.db.knobs.now()}
+	case errors.Is(err, errLocalFile):
+		r.Logger.Error("a staged file is gone or damaged: going on behind the replica's position with a full copy",
+			"db", r.db.path, "txid", f.TXID.String(), "error", err)
+		r.unposition()
+		return r.position(ctx)
+	case err != nil:
+		return err
+	}
+	r.db.stage.ack(f.TXID)
+	if r.onUploaded != nil {
+		r.onUploaded(info)
+	}
+	return nil
+}
+
+// errLocalFile means that a staged file cannot be read.
+var errLocalFile = errors.New("staged file cannot be read")
+
+func (r *Replica) put(ctx context.Context, txid ltx.TXID) (_ *ltx.FileInfo, err error) {
+	file, err := r.db.ltxDir().Open(txid, txid)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errLocalFile, err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if ew, ok := r.Client.(ExclusiveWriter); ok {
+		return ew.WriteLTXFileExclusive(ctx, 0, txid, txid, file)
+	}
+	return r.Client.WriteLTXFile(ctx, 0, txid, txid, file)
+}
+
+// sameFile reports whether the storage's level-0 file equals the local one. A
+// local file that is missing equals nothing.
+func (r *Replica) sameFile(ctx context.Context, txid ltx.TXID) (_ bool, err error) {
+	local, err := r.db.ltxDir().Open(txid, txid)
+	if errors.Is(err, ErrLTXFileNotFound) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, local.Close()) }()
+	remote, err := r.Client.OpenLTXFile(ctx, 0, txid, txid, 0, 0)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, remote.Close()) }()
+	return equalReaders(local, remote)
+}
+
+func equalReaders(a, b io.Reader) (bool, error) {
+	bufA, bufB := make([]byte, 64<<10), make([]byte, 64<<10)
+	for {
+		n, errA := io.ReadFull(a, bufA)
+		m, errB := io.ReadFull(b, bufB)
+		endA := errors.Is(errA, io.EOF) || errors.Is(errA, io.ErrUnexpectedEOF)
+		endB := errors.Is(errB, io.EOF) || errors.Is(errB, io.ErrUnexpectedEOF)
+		switch {
+		case errA != nil && !endA:
+			return false, errA
+		case errB != nil && !endB:
+			return false, errB
+		case n != m || string(bufA[:n]) != string(bufB[:m]):
+			return false, nil
+		case endA || endB:
+			return endA && endB, nil
+		}
+	}
+}
+
+// unposition makes the next sync ask the storage again.
+func (r *Replica) unposition() {
+	r.mu.Lock()
+	r.positioned = false
+	r.mu.Unlock()
+}

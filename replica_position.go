@@ -1,0 +1,198 @@
+package litestream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/superfly/ltx"
+)
+
+// takeover is what to do with the local state once the storage's position is
+// known.
+type takeover int
+
+const (
+	// takeoverSend keeps the local files and sends those behind the storage's
+	// position.
+	takeoverSend takeover = iota
+	// takeoverAdopt drops the local files and goes on behind the storage's
+	// position. TXIDs are never reused and never go back on a replica.
+	takeoverAdopt
+	// takeoverRestart drops the local files and begins at TXID 1, because the
+	// storage is empty and the local files do not reach back to a full copy.
+	takeoverRestart
+)
+
+// positions is what decideTakeover looks at. Zero TXIDs mean "none".
+type positions struct {
+	localMin, localMax ltx.TXID // contiguous local files
+	remote             ltx.TXID // newest TXID on the storage, on any level
+	// same says that the local and the storage's file at remote are equal.
+	same bool
+}
+
+// decideTakeover settles who goes on from where (compat.md section 8.2).
+func decideTakeover(p positions) takeover {
+	switch {
+	case p.remote == 0 && p.localMax > 0 && p.localMin > 1:
+		return takeoverRestart
+	case p.remote == 0:
+		return takeoverSend
+	case p.localMax < p.remote, !p.same:
+		return takeoverAdopt
+	default:
+		return takeoverSend
+	}
+}
+
+// position asks the storage for its newest TXID and brings the local state in
+// line, once.
+func (r *Replica) position(ctx context.Context) error {
+	r.mu.Lock()
+	done := r.positioned
+	r.mu.Unlock()
+	if done {
+		return nil
+	}
+	err := r.reposition(ctx)
+	r.mu.Lock()
+	r.tried, r.positioned = true, err == nil
+	r.mu.Unlock()
+	return err
+}
+
+func (r *Replica) reposition(ctx context.Context) error {
+	if err := r.init(ctx); err != nil {
+		return err
+	}
+	remote, err := r.newestTXID(ctx)
+	if err != nil {
+		return err
+	}
+	same, err := r.sameAt(ctx, remote)
+	if err != nil {
+		return err
+	}
+	if err := r.db.acquire(ctx); err != nil {
+		return err
+	}
+	defer r.db.release()
+	files, err := r.localFiles()
+	if err != nil {
+		return err
+	}
+	p := positions{remote: remote, same: same}
+	if len(files) > 0 {
+		p.localMin, p.localMax = files[0].TXID, files[len(files)-1].TXID
+	}
+	return r.takeOver(decideTakeover(p), p, files)
+}
+
+// sameAt compares the storage's newest file with the local one of that TXID.
+// The database is not held meanwhile: a file that was staged does not change.
+func (r *Replica) sameAt(ctx context.Context, remote ltx.TXID) (bool, error) {
+	if remote == 0 {
+		return false, nil
+	}
+	if err := r.db.acquire(ctx); err != nil {
+		return false, err
+	}
+	err := r.db.load()
+	r.db.release()
+	if err != nil {
+		return false, err
+	}
+	same, err := r.sameFile(ctx, remote)
+	if errors.Is(err, ErrLTXFileNotFound) {
+		return false, nil // it is on a higher level only
+	}
+	return same, err
+}
+
+// localFiles loads the local state and lists the local files behind the last
+// gap. The caller holds the database.
+func (r *Replica) localFiles() ([]stagedFile, error) {
+	if err := r.db.load(); err != nil {
+		return nil, err
+	}
+	infos, err := r.db.ltxDir().List()
+	if err != nil {
+		return nil, err
+	}
+	files := make([]stagedFile, 0, len(infos))
+	for _, in := range infos {
+		files = append(files, stagedFile{TXID: in.Max, Size: in.Size})
+	}
+	return contiguousTail(files), nil
+}
+
+// takeOver carries the decision out. The caller holds the database.
+func (r *Replica) takeOver(t takeover, p positions, files []stagedFile) error {
+	db := r.db
+	switch t {
+	case takeoverSend:
+		for len(files) > 0 && files[0].TXID <= p.remote {
+			files = files[1:]
+		}
+		db.stage.reset(p.remote, files)
+		return nil
+	case takeoverRestart:
+		r.Logger.Warn("replica is empty and the local files do not begin with a full copy: starting over",
+			"db", db.path, "txid", p.localMax.String(), "replica", r.Location())
+		p.remote = 0
+	case takeoverAdopt:
+		if p.localMax > 0 {
+			r.Logger.Info("adopting the replica's position", "db", db.path,
+				"txid", p.remote.String(), "local_txid", p.localMax.String())
+		}
+	}
+	if err := db.ltxDir().RemoveAll(); err != nil {
+		return fmt.Errorf("remove local ltx files: %w", err)
+	}
+	db.stage.reset(p.remote, nil)
+	db.adopt(p.remote, r.Identity())
+	return nil
+}
+
+// adopt sets the position that the next capture follows. A ledger that a
+// restore left for exactly this position and replica stays good.
+func (db *DB) adopt(txid ltx.TXID, identity [32]byte) {
+	if l := db.st.ledger; l != nil && txid > 0 && l.Header().TXID == txid && l.Header().Replica == identity {
+		db.st.txid = txid
+		db.touch()
+		db.publish()
+		return
+	}
+	db.forget(txid)
+}
+
+// newestTXID returns the newest TXID on the storage: of level 0, or of the
+// other levels if level 0 is empty. Zero means that there is nothing.
+func (r *Replica) newestTXID(ctx context.Context) (ltx.TXID, error) {
+	newest, err := r.newestOfLevel(ctx, 0)
+	if err != nil || newest > 0 {
+		return newest, err
+	}
+	for level := 1; level <= SnapshotLevel; level++ {
+		n, err := r.newestOfLevel(ctx, level)
+		if err != nil {
+			return 0, err
+		}
+		newest = max(newest, n)
+	}
+	return newest, nil
+}
+
+func (r *Replica) newestOfLevel(ctx context.Context, level int) (_ ltx.TXID, err error) {
+	itr, err := r.Client.LTXFiles(ctx, level, 0, false)
+	if err != nil {
+		return 0, fmt.Errorf("list level %d: %w", level, err)
+	}
+	defer func() { err = errors.Join(err, itr.Close()) }()
+	var newest ltx.TXID
+	for itr.Next() {
+		newest = max(newest, itr.Item().MaxTXID)
+	}
+	return newest, itr.Err()
+}

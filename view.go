@@ -1,0 +1,189 @@
+package litestream
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/sqlitefile"
+	"github.com/benbjohnson/litestream/internal/wal"
+)
+
+// clockMargin is how old a file's times must be before equality of two stats
+// proves that nothing was written in between. Some file systems tick once in
+// two seconds.
+const clockMargin = 2 * time.Second
+
+// errViewMoved means that the database changed while it was looked at without
+// a lock, so that what was read is worth nothing.
+var errViewMoved = errors.New("database changed while it was read")
+
+// A View is a database at one commit: a verified copy of the log's frames up
+// to that commit, and the main file below it. Page n is the newest frame of n,
+// else the main file's page. Something holds the main file still meanwhile: a
+// read transaction, taken before the view was opened and held until after its
+// last read (locked), or the proof, by Validate, that nobody touched the file
+// (optimistic). It is not safe for concurrent use.
+type View struct {
+	PageSize uint32
+	PageN    uint32     // size of the database in pages
+	Cursor   wal.Cursor // where tailing goes on behind this view
+
+	main  *os.File // borrowed
+	log   *wal.Copy
+	path  string
+	fp    sqlitefile.Fingerprint // before
+	quiet bool                   // optimistic: fp has to hold at the end
+
+	buf      []byte // read-ahead of the main file
+	bufPgno  uint32 // first page in buf
+	bufPages uint32 // whole pages in buf
+}
+
+// viewSource is what a view is opened on.
+type viewSource struct {
+	path   string
+	main   *os.File // open on path's inode; closed by the caller after the view
+	bootID [16]byte
+	now    time.Time
+	spool  wal.Options
+	// locked says that the caller holds a read transaction.
+	locked bool
+}
+
+// openView copies the log and places the view at its last commit.
+func openView(src viewSource) (*View, error) {
+	v := &View{main: src.main, path: src.path, quiet: !src.locked}
+	var err error
+	if v.fp, err = sqlitefile.Take(src.path); err != nil {
+		return nil, fmt.Errorf("stat database: %w", err)
+	}
+	if v.quiet {
+		if err := v.checkQuiet(src.now); err != nil {
+			return nil, err
+		}
+	}
+	hdr, err := sqlitefile.ReadHeader(src.main)
+	if err != nil {
+		return nil, databaseError(err)
+	}
+	if v.log, err = wal.CopyLog(sqlitefile.WALPath(src.path), hdr.PageSize, src.spool); err != nil {
+		return nil, fmt.Errorf("copy wal: %w", err)
+	}
+	print, err := sqlitefile.StatFile(src.main)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("stat database: %w", err), v.Close())
+	}
+	v.PageSize, v.PageN = hdr.PageSize, v.log.Frames.Commit
+	if v.log.Frames.CommitN == 0 {
+		v.PageN = hdr.PageCount(print.Size)
+	}
+	trusted := sqlitefile.Settled(print, src.now, clockMargin)
+	v.Cursor = v.log.Cursor(src.bootID, print, trusted, v.PageN)
+	return v, nil
+}
+
+// databaseError maps the answers of reading a header to this package's.
+func databaseError(err error) error {
+	if errors.Is(err, sqlitefile.ErrFormat) {
+		return fmt.Errorf("%w: %w", ErrNotDatabase, err)
+	}
+	return err
+}
+
+// checkQuiet holds the conditions under which a file may be read without a
+// lock: settled times, no transaction that has to be rolled back, and nobody
+// in SQLite's lock range.
+func (v *View) checkQuiet(now time.Time) error {
+	if !v.fp.Settled(now, clockMargin) {
+		return fmt.Errorf("%w: touched less than %s ago", errViewMoved, clockMargin)
+	}
+	if hot, err := sqlitefile.HotJournal(v.path); err != nil {
+		return err
+	} else if hot {
+		return fmt.Errorf("%w: a rollback journal is live", errViewMoved)
+	}
+	if locked, err := sqlitefile.Locked(v.main); err != nil {
+		return err
+	} else if locked {
+		return fmt.Errorf("%w: somebody holds a lock", errViewMoved)
+	}
+	return nil
+}
+
+// Validate has to be asked after the last read and before anything that was
+// read is published. It is nil if the view was what it claims to be.
+func (v *View) Validate(now time.Time) error {
+	if !v.quiet {
+		return nil
+	}
+	fp, err := sqlitefile.Take(v.path)
+	if err != nil {
+		return fmt.Errorf("stat database: %w", err)
+	}
+	if fp != v.fp {
+		return errViewMoved
+	}
+	return v.checkQuiet(now)
+}
+
+// ReadPage fills buf, exactly one page, with page pgno. A page that SQLite
+// allocated and never wrote reads as zeros, as it does for SQLite.
+func (v *View) ReadPage(pgno uint32, buf []byte) error {
+	if ok, err := v.log.Frames.ReadPage(pgno, buf); err != nil || ok {
+		return err
+	}
+	if pgno < v.bufPgno || pgno >= v.bufPgno+v.bufPages {
+		if err := v.fill(pgno); err != nil {
+			return err
+		}
+	}
+	if pgno >= v.bufPgno+v.bufPages {
+		clear(buf)
+		return nil
+	}
+	off := int(pgno-v.bufPgno) * int(v.PageSize)
+	copy(buf, v.buf[off:])
+	return nil
+}
+
+const viewReadAhead = 256 << 10
+
+// fill reads on in the main file from pgno.
+func (v *View) fill(pgno uint32) error {
+	if v.buf == nil {
+		v.buf = make([]byte, max(viewReadAhead, int(v.PageSize)))
+	}
+	n, err := v.main.ReadAt(v.buf, int64(pgno-1)*int64(v.PageSize))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read database page %d: %w", pgno, err)
+	}
+	v.bufPgno, v.bufPages = pgno, uint32(n)/v.PageSize
+	return nil
+}
+
+// Each calls fn for every page in ascending order, the lock page left out. The
+// page is valid during the call.
+func (v *View) Each(fn func(pgno uint32, page []byte) error) error {
+	buf := make([]byte, v.PageSize)
+	lock := ltx.LockPgno(v.PageSize)
+	for pgno := uint32(1); pgno <= v.PageN; pgno++ {
+		if pgno == lock {
+			continue
+		}
+		if err := v.ReadPage(pgno, buf); err != nil {
+			return err
+		}
+		if err := fn(pgno, buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close frees the copy of the log.
+func (v *View) Close() error { return v.log.Frames.Close() }
