@@ -47,6 +47,7 @@ func CopyLog(path string, pageSize uint32, opt Options) (_ *Copy, err error) {
 	if err := c.Frames.scan(f, &h, HeaderSize, h.Sum, opt); err != nil {
 		return nil, err
 	}
+	opt.did("frames")
 	if again, err := readHeader(f); err != nil && !errors.Is(err, ErrNoHeader) {
 		return nil, err
 	} else if again.Raw != h.Raw {

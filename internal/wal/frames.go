@@ -40,6 +40,15 @@ type Options struct {
 	SpoolMemory int
 	// SpoolDir is the folder of that file; it is unlinked when created.
 	SpoolDir string
+
+	hook func(step string) // called between the reads of a look, by tests
+}
+
+// did tells tests that a step of a look is done.
+func (opt *Options) did(step string) {
+	if opt.hook != nil {
+		opt.hook(step)
+	}
 }
 
 // Frames is a verified copy of the committed frames of one or two stretches of
@@ -69,6 +78,23 @@ func (f *Frames) Has(pgno uint32) bool {
 	_, ok := f.index[pgno]
 	return ok
 }
+
+// grewFrom reports whether the frames hold all pages that a database of size
+// pages needs to become theirs. SQLite writes every page that it adds, but the
+// one that locks lie on.
+func (f *Frames) grewFrom(size uint32) bool {
+	lockPage := lockByte/f.PageSize + 1
+	for pgno := uint64(size) + 1; pgno <= uint64(f.Commit); pgno++ {
+		if uint32(pgno) != lockPage && !f.Has(uint32(pgno)) {
+			return false
+		}
+	}
+	return true
+}
+
+// lockByte is where SQLite's locks lie; the page that holds it is never
+// written (SQLite file format, section 1.3).
+const lockByte = 1 << 30
 
 // Pages returns the page numbers in ascending order.
 func (f *Frames) Pages() []uint32 { return slices.Sorted(maps.Keys(f.index)) }

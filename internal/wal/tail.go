@@ -123,11 +123,12 @@ func (t *tailer) run() (Result, error) {
 	if h.PageSize != t.cur.PageSize {
 		return Result{Reason: ReasonPageSize}, nil
 	}
+	t.opt.did("header")
 	var res Result
 	salt1, _ := t.cur.Salts()
 	switch {
 	case !t.cur.HasFrames():
-		return t.fromNothing(&h)
+		res, err = t.fromNothing(&h)
 	case h.Raw == t.cur.Header:
 		res, err = t.sameLineage(&h)
 	case t.src.Pinned && h.Salt1 == salt1+1:
@@ -142,6 +143,7 @@ func (t *tailer) run() (Result, error) {
 	if err != nil || res.Reason != "" {
 		return res, err
 	}
+	t.opt.did("conditions")
 	if again, err := readHeader(t.file); err != nil && !errors.Is(err, ErrNoHeader) {
 		return Result{}, err
 	} else if again.Raw != h.Raw {
@@ -173,6 +175,7 @@ func (t *tailer) sameLineage(h *Header) (Result, error) {
 	if err := t.frames.scan(t.file, h, t.cur.End(), t.cur.Last.Sum, t.opt); err != nil {
 		return Result{}, err
 	}
+	t.opt.did("frames")
 	if ok, err := t.lastTransactionLies(); err != nil {
 		return Result{}, err
 	} else if !ok {
@@ -209,10 +212,12 @@ func (t *tailer) oneRestart(h *Header) (Result, error) {
 		return Result{}, err
 	}
 	remainder := t.frames.Pages()
+	t.opt.did("old frames")
 
 	if err := t.frames.scan(t.file, h, HeaderSize, h.Sum, opt); err != nil {
 		return Result{}, err
 	}
+	t.opt.did("new frames")
 	if t.frames.ChainEnd > t.cur.First.Offset-h.FrameSize() {
 		return Result{Reason: ReasonGrewOver}, nil
 	}
@@ -221,21 +226,30 @@ func (t *tailer) oneRestart(h *Header) (Result, error) {
 	} else if !ok {
 		return Result{Reason: ReasonOverwritten}, nil
 	}
-	if oldStop != StopMismatch && (oldStop != StopEOF || oldEnd != size || size != t.cur.FileSize) {
+	if oldStop != StopMismatch && (oldStop != StopEOF || !t.endsAtCursor(oldEnd, size)) {
 		return Result{Reason: ReasonCut}, nil
-	}
-	if t.frames.End == HeaderSize { // no commit in the new lineage
-		if oldFrames {
-			return Result{Reason: ReasonUncommitted}, nil
-		}
-		return Result{Cursor: t.cur, Uncommitted: t.frames.ChainEnd - HeaderSize}, t.discard()
 	}
 	if ok, err := t.checkpointed(&old, remainder, h); err != nil {
 		return Result{}, err
 	} else if !ok {
 		return Result{Reason: ReasonPhantom}, nil
 	}
+	if t.frames.End == HeaderSize { // no commit in the new lineage
+		if oldFrames {
+			return Result{Reason: ReasonUncommitted}, nil
+		}
+		res := Result{Cursor: t.cur, Uncommitted: t.frames.ChainEnd - HeaderSize}
+		return res, t.discard()
+	}
 	return t.advance(h)
+}
+
+// endsAtCursor reports whether the file ended behind the cursor's commit when
+// the cursor was taken, and the old chain and the file still end there. A file
+// that was longer then, as journal_size_limit leaves it, would not do: the
+// chain can have grown past its end and been cut back to that very size.
+func (t *tailer) endsAtCursor(oldEnd, size int64) bool {
+	return oldEnd == size && size == t.cur.FileSize && size == t.cur.End()
 }
 
 // oldHeader is the header of the cursor's lineage, whose bytes are gone from
@@ -262,19 +276,22 @@ func (t *tailer) lastTransactionLies() (bool, error) {
 
 // checkpointed reports whether the old lineage's end is in the main file, byte
 // for byte: the pages of the last captured transaction and of the remainder
-// that was read behind it, unless the new lineage holds them. A phantom commit
-// would not be there. All those frames lie behind the new lineage's end, so
-// none was overwritten.
-func (t *tailer) checkpointed(old *Header, remainder []uint32, h *Header) (bool, error) {
-	fresh := newFrames(h.PageSize, t.opt) // the new lineage alone
-	defer fresh.Close()                   // a scratch copy
+// that was read behind it, unless the captured part of the new lineage holds
+// them. A phantom commit would not be there; one that shrank the database shows
+// when the new lineage leaves a larger one without having written what was
+// added. All those frames lie behind the new lineage's end, so none was
+// overwritten.
+func (t *tailer) checkpointed(old *Header, remainder []uint32, h *Header) (_ bool, err error) {
 	opt := t.opt
 	opt.Limit = 0
+	fresh := newFrames(h.PageSize, t.opt) // the new lineage alone, as it was captured
+	stale := newFrames(h.PageSize, t.opt) // the last transaction and the remainder
+	defer func() { err = errors.Join(err, fresh.Close(), stale.Close()) }()
+	opt.EndAt = t.frames.End
 	if err := fresh.scan(t.file, h, HeaderSize, h.Sum, opt); err != nil {
 		return false, err
 	}
-	stale := newFrames(h.PageSize, t.opt) // the last transaction and the remainder
-	defer stale.Close()                   // a scratch copy
+	opt.EndAt = t.opt.EndAt
 	seed, err := t.sumBefore(t.cur.First.Offset)
 	if err != nil {
 		return false, err
@@ -290,15 +307,24 @@ func (t *tailer) checkpointed(old *Header, remainder []uint32, h *Header) (bool,
 			return false, nil
 		}
 	}
-	want, got := make([]byte, h.PageSize), make([]byte, h.PageSize)
+	if !fresh.grewFrom(stale.Commit) {
+		return false, nil
+	}
+	return t.inMain(stale, fresh)
+}
+
+// inMain reports whether the main file holds the pages of stale, except those
+// that fresh holds or has dropped.
+func (t *tailer) inMain(stale, fresh *Frames) (bool, error) {
+	want, got := make([]byte, stale.PageSize), make([]byte, stale.PageSize)
 	for _, pgno := range stale.Pages() {
-		if fresh.Has(pgno) || pgno > fresh.MinCommit {
+		if fresh.Has(pgno) || fresh.CommitN > 0 && pgno > fresh.MinCommit {
 			continue
 		}
 		if _, err := stale.ReadPage(pgno, want); err != nil {
 			return false, err
 		}
-		if _, err := t.src.Pages.ReadAt(got, int64(pgno-1)*int64(h.PageSize)); errors.Is(err, io.EOF) {
+		if _, err := t.src.Pages.ReadAt(got, int64(pgno-1)*int64(stale.PageSize)); errors.Is(err, io.EOF) {
 			return false, nil
 		} else if err != nil {
 			return false, fmt.Errorf("read page %d: %w", pgno, err)
