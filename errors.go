@@ -50,6 +50,10 @@ var (
 	ErrOutputExists = errors.New("output path already exists")
 )
 
+// ErrNoCompaction means that the level below has no file that the level to be
+// written does not cover already.
+var ErrNoCompaction = errors.New("no compaction needed")
+
 // Errors of a replica's storage. A client wraps them so that errors.Is works.
 var (
 	// ErrLTXFileNotFound means that the object does not exist.
