@@ -2,7 +2,6 @@ package main
 
 import (
 	"flag"
-	"fmt"
 	"io"
 	"strings"
 )
@@ -24,38 +23,38 @@ var (
 )
 
 func (h *help) print(w io.Writer) {
-	fmt.Fprintf(w, "%s\n\nUsage:\n", h.about)
+	printf(w, "%s\n\nUsage:\n", h.about)
 	for _, form := range h.forms {
-		fmt.Fprintf(w, "\n\tlitestream %s\n", form)
+		printf(w, "\n\tlitestream %s\n", form)
 	}
-	fmt.Fprint(w, "\nArguments:\n")
+	printf(w, "\nArguments:\n")
 	for _, f := range h.flags {
-		fmt.Fprintf(w, "\n\t%s\n\t    %s\n", f[0], strings.ReplaceAll(f[1], "\n", "\n\t    "))
+		printf(w, "\n\t%s\n\t    %s\n", f[0], strings.ReplaceAll(f[1], "\n", "\n\t    "))
 	}
 	if h.notes != "" {
-		fmt.Fprintf(w, "\n%s\n", h.notes)
+		printf(w, "\n%s\n", h.notes)
 	}
 	if len(h.examples) > 0 {
-		fmt.Fprint(w, "\nExamples:\n\n")
+		printf(w, "\nExamples:\n\n")
 		for _, e := range h.examples {
-			fmt.Fprintf(w, "\t$ litestream %s\n", e)
+			printf(w, "\t$ litestream %s\n", e)
 		}
 	}
-	fmt.Fprintln(w)
+	printf(w, "\n")
 }
 
 // printUsage prints the list of commands.
 func (a *app) printUsage() {
-	fmt.Fprint(a.stdout, "litestream replicates SQLite databases continuously and restores them.\n\n"+
+	printf(a.stdout, "litestream replicates SQLite databases continuously and restores them.\n\n"+
 		"Usage:\n\n\tlitestream <command> [arguments]\n\nThe commands are:\n\n")
 	for _, c := range commands() {
 		summary := c.summary
 		if c.run == nil {
 			summary += " (not supported yet)"
 		}
-		fmt.Fprintf(a.stdout, "\t%-12s %s\n", c.name, summary)
+		printf(a.stdout, "\t%-12s %s\n", c.name, summary)
 	}
-	fmt.Fprint(a.stdout, "\n\"litestream <command> -h\" describes a command.\n\n")
+	printf(a.stdout, "\n\"litestream <command> -h\" describes a command.\n\n")
 }
 
 // newFlagSet returns flags that answer an error as upstream does: the error on

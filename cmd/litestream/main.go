@@ -15,7 +15,7 @@ import (
 )
 
 func main() {
-	a := &app{stdout: os.Stdout, stderr: os.Stderr}
+	a := &app{stdout: os.Stdout, stderr: os.Stderr, signals: notifySignals}
 	copyEnv("LITESTREAM_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID")
 	copyEnv("LITESTREAM_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY")
 	os.Exit(a.main(context.Background(), os.Args[1:]))
@@ -31,6 +31,9 @@ func copyEnv(from, to string) {
 // app is one run of the command; tests give it writers of their own.
 type app struct {
 	stdout, stderr io.Writer
+
+	// signals delivers interrupts until stop is called.
+	signals func() (c <-chan os.Signal, stop func())
 }
 
 // errUsage ends the command with status 1 when all has been said already.
@@ -53,10 +56,9 @@ func (a *app) main(ctx context.Context, args []string) int {
 		return 0
 	}
 	if !errors.Is(err, errUsage) {
-		fmt.Fprintf(a.stderr, "Error: %v\n", err)
-		var try *tryError
-		if errors.As(err, &try) {
-			fmt.Fprintf(a.stderr, "Try: %s\n", try.try)
+		printf(a.stderr, "Error: %v\n", err)
+		if try, ok := errors.AsType[*tryError](err); ok {
+			printf(a.stderr, "Try: %s\n", try.try)
 		}
 	}
 	return 1
@@ -81,7 +83,7 @@ func commands() []command {
 		{"register", "add a database to a running daemon", nil, nil},
 		{"replicate", "replicate databases until stopped, or once", nil, nil},
 		{"reset", "forget the local replication state of a database", &resetHelp, (*app).runReset},
-		{"restore", "write a database from a replica", nil, nil},
+		{"restore", "write a database from a replica", &restoreHelp, (*app).runRestore},
 		{"start", "start replicating a database of a running daemon", nil, nil},
 		{"status", "show the local replication state of databases", &statusHelp, (*app).runStatus},
 		{"stop", "stop replicating a database of a running daemon", nil, nil},
@@ -101,7 +103,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 		a.printUsage()
 		return nil
 	case "wal":
-		fmt.Fprintln(a.stderr, "Warning: 'wal' command is deprecated, please use 'ltx' instead")
+		printf(a.stderr, "Warning: 'wal' command is deprecated, please use 'ltx' instead\n")
 		name = "ltx"
 	}
 	if name == "" || strings.HasPrefix(name, "-") {

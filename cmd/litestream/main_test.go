@@ -20,11 +20,13 @@ type result struct {
 	stdout, stderr string
 }
 
+func noSignals() (<-chan os.Signal, func()) { return nil, func() {} }
+
 // runCommand runs a command line in this process.
 func runCommand(t *testing.T, args ...string) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	a := &app{stdout: &stdout, stderr: &stderr}
+	a := &app{stdout: &stdout, stderr: &stderr, signals: noSignals}
 	code := a.main(t.Context(), args)
 	return result{code, stdout.String(), stderr.String()}
 }

@@ -8,6 +8,12 @@ import (
 	"text/tabwriter"
 )
 
+// printf prints what a person reads. There is nobody to tell of an error: the
+// terminal or pipe that would show it is the one that is gone.
+func printf(w io.Writer, format string, args ...any) {
+	_, _ = fmt.Fprintf(w, format, args...)
+}
+
 // writeJSON prints v indented by two spaces.
 func writeJSON(w io.Writer, v any) error {
 	data, err := json.MarshalIndent(v, "", "  ")

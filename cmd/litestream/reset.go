@@ -57,7 +57,7 @@ func (a *app) runReset(_ context.Context, args []string) error {
 		return err
 	}
 	if _, err := os.Stat(metaPath); errors.Is(err, fs.ErrNotExist) {
-		fmt.Fprintf(a.stdout, "No local state to reset for %s\nMeta directory does not exist: %s\n", path, metaPath)
+		printf(a.stdout, "No local state to reset for %s\nMeta directory does not exist: %s\n", path, metaPath)
 		return nil
 	} else if err != nil {
 		return err
@@ -66,7 +66,7 @@ func (a *app) runReset(_ context.Context, args []string) error {
 		return a.previewReset(path, metaPath)
 	}
 	ltxDir := filepath.Join(metaPath, "ltx")
-	fmt.Fprintf(a.stdout, "Resetting local Litestream state for: %s\nRemoving: %s\n", path, ltxDir)
+	printf(a.stdout, "Resetting local Litestream state for: %s\nRemoving: %s\n", path, ltxDir)
 	// The ledger goes first: alone it would stand for files that are gone.
 	if err := os.RemoveAll(filepath.Join(metaPath, ledgerName)); err != nil {
 		return err
@@ -74,14 +74,14 @@ func (a *app) runReset(_ context.Context, args []string) error {
 	if err := os.RemoveAll(ltxDir); err != nil {
 		return err
 	}
-	fmt.Fprintln(a.stdout, "Reset complete. Next replication sync will create a fresh snapshot.")
+	printf(a.stdout, "Reset complete. Next replication sync will create a fresh snapshot.\n")
 	return nil
 }
 
 // previewReset lists what a reset would remove.
 func (a *app) previewReset(path, metaPath string) error {
 	ltxDir := filepath.Join(metaPath, "ltx")
-	fmt.Fprintf(a.stdout, "Dry run: local Litestream state would be reset for: %s\nWould remove: %s\n", path, ltxDir)
+	printf(a.stdout, "Dry run: local Litestream state would be reset for: %s\nWould remove: %s\n", path, ltxDir)
 	var files []string
 	err := filepath.WalkDir(metaPath, func(p string, d fs.DirEntry, err error) error {
 		switch {
@@ -98,13 +98,13 @@ func (a *app) previewReset(path, metaPath string) error {
 		return err
 	}
 	if len(files) == 0 {
-		fmt.Fprintln(a.stdout, "No local LTX files would be removed.")
+		printf(a.stdout, "No local LTX files would be removed.\n")
 		return nil
 	}
-	fmt.Fprintln(a.stdout, "Files that would be removed:")
+	printf(a.stdout, "Files that would be removed:\n")
 	for _, f := range files {
-		fmt.Fprintf(a.stdout, "  %s\n", f)
+		printf(a.stdout, "  %s\n", f)
 	}
-	fmt.Fprintln(a.stdout, "No files were removed.")
+	printf(a.stdout, "No files were removed.\n")
 	return nil
 }
