@@ -176,7 +176,7 @@ func Verify(path string) (_ ltx.Header, _ ltx.Trailer, err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 
-	dec := ltx.NewDecoder(bufio.NewReaderSize(f, bufferBytes))
+	dec := ltx.NewDecoder(NewGuard(bufio.NewReaderSize(f, bufferBytes)))
 	dec.SetRetainPageIndex(false)
 	if err := dec.Verify(); err != nil {
 		return ltx.Header{}, ltx.Trailer{}, fmt.Errorf("verify ltx file %s: %w", path, err)
