@@ -103,9 +103,8 @@ func (m *retentionModel) step() {
 		m.retain()
 	case n < 98:
 		m.restart()
-	default:
-		m.fly()
 	}
+	m.fly()
 	m.now = m.now.Add(time.Duration(m.rng.Int64N(int64(pick(m.rng, time.Second, time.Second, 20*time.Second, 5*time.Minute)))))
 	if m.rng.IntN(200) == 0 {
 		m.now = m.now.Add(pick(m.rng, time.Hour, 25*time.Hour))
@@ -217,7 +216,7 @@ func (m *retentionModel) promised() []ltx.TXID {
 // ones a restore may have to plan again when a snapshot was deleted.
 func (m *retentionModel) fly() {
 	if a := m.promised(); len(a) > 0 && m.l0ret > 0 {
-		txid := pick(m.rng, a...)
+		txid := pick(m.rng, a[0], pick(m.rng, a...)) // the oldest is the next to lose its promise
 		m.flights = append(m.flights, retentionFlight{m.now.Add(m.grace), m.replica.plan(m.replica.listing(), txid)})
 	}
 }
