@@ -304,21 +304,17 @@ func (c *Compactor) skipDamage(level int) bool {
 	return next > 0
 }
 
-// noteCompacted notes a file that was written by compaction. It replaces its
-// inputs from now on, whatever the time of its last transaction.
+// noteCompacted notes a file that was written by compaction.
 func (c *Compactor) noteCompacted(job compactionJob, info *ltx.FileInfo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if job.generation != c.generation {
 		return
 	}
-	now := c.Now()
-	written := *info
-	if written.CreatedAt.Before(now) {
-		written.CreatedAt = now
-	}
-	c.addLocked(&written)
+	noted := *info
+	noted.Level = job.level
+	c.addLocked(&noted)
 	dst := &c.state[job.level]
-	dst.servedAt, dst.more, dst.skip = now, job.more, 0
+	dst.servedAt, dst.more, dst.skip = c.Now(), job.more, 0
 	c.pruneLocked(job.level - 1)
 }

@@ -10,12 +10,13 @@ import (
 	"github.com/superfly/ltx"
 )
 
-// span is a file of the replica in 32 bytes: a database that is written every
+// span is a file of the replica in 40 bytes: a database that is written every
 // second has hundreds at level 0.
 type span struct {
 	min, max  ltx.TXID
 	size      int64 // bytes
 	createdAt int64 // milliseconds since the epoch; 0 if unknown
+	seenAt    int64 // the same, of when this process first knew the file
 }
 
 // levelState is what is known about one level. See pruneLocked for the files
@@ -47,6 +48,17 @@ func infosOf(level int, spans []span) []*ltx.FileInfo {
 		if s.createdAt != 0 {
 			a[i].CreatedAt = time.UnixMilli(s.createdAt).UTC()
 		}
+	}
+	return a
+}
+
+// coversOf returns files with the time from which on they were surely there.
+// The time of a listing may be that of the last transaction in the file, which
+// says nothing about when it was uploaded.
+func coversOf(level int, spans []span) []*ltx.FileInfo {
+	a := infosOf(level, spans)
+	for i, s := range spans {
+		a[i].CreatedAt = time.UnixMilli(max(s.createdAt, s.seenAt)).UTC()
 	}
 	return a
 }
@@ -97,6 +109,7 @@ func (c *Compactor) note(level int, info *ltx.FileInfo) {
 // addLocked adds a file, or replaces the one of the same range.
 func (c *Compactor) addLocked(info *ltx.FileInfo) {
 	st, s := &c.state[info.Level], spanOf(info)
+	s.seenAt = c.Now().UnixMilli()
 	i, _ := slices.BinarySearchFunc(st.files, s, compareSpans)
 	if i < len(st.files) && st.files[i].min == s.min && st.files[i].max == s.max {
 		st.files[i] = s

@@ -28,8 +28,8 @@ type L0RetentionStats struct {
 // l0Retention is what the decision about level 0 depends on.
 type l0Retention struct {
 	l0        []*ltx.FileInfo
-	l1        []*ltx.FileInfo // those that overlap with l0, or more
-	snapshots []*ltx.FileInfo
+	l1        []*ltx.FileInfo // those that overlap with l0, or more; see coversOf
+	snapshots []*ltx.FileInfo // see coversOf
 	now       time.Time
 	retention time.Duration // 0 or less: nothing is deleted
 	grace     time.Duration

@@ -25,8 +25,8 @@ func (c *Compactor) EnforceL0Retention(ctx context.Context) (n int, err error) {
 	c.mu.Lock()
 	remove, stats := l0Retention{
 		l0:        infosOf(0, c.state[0].files),
-		l1:        infosOf(1, c.state[1].files),
-		snapshots: infosOf(SnapshotLevel, c.state[SnapshotLevel].files),
+		l1:        coversOf(1, c.state[1].files),
+		snapshots: coversOf(SnapshotLevel, c.state[SnapshotLevel].files),
 		now:       c.Now(),
 		retention: c.L0Retention,
 		grace:     c.Grace,
