@@ -552,3 +552,20 @@ func TestCompactor_BadCalls(t *testing.T) {
 		t.Errorf("cancelled compaction: %v", err)
 	}
 }
+
+func TestCompactor_VerifyLevel(t *testing.T) {
+	fx := newCompactorFixture(t)
+	fx.write(5, false)
+	delete(fx.replica.files, fixtureKey(0, 3, 3))
+	problems, err := fx.c.VerifyLevel(t.Context(), 0)
+	if err != nil || len(problems) != 1 || problems[0].Kind != litestream.LevelGap {
+		t.Fatalf("problems=%v, err=%v, want one gap", problems, err)
+	}
+	want := "gap at level 0 between 0000000000000002-0000000000000002.ltx and 0000000000000004-0000000000000004.ltx"
+	if got := problems[0].String(); got != want {
+		t.Errorf("String=%q, want %q", got, want)
+	}
+	if _, err := fx.c.VerifyLevel(t.Context(), litestream.SnapshotLevel); err == nil {
+		t.Error("snapshots were verified")
+	}
+}

@@ -229,3 +229,18 @@ func TestPlanCompaction(t *testing.T) {
 		})
 	}
 }
+
+func TestLevelProblems(t *testing.T) {
+	var got []string
+	for _, p := range levelProblems([]*ltx.FileInfo{
+		ageFile(1, 1, 5, 0), ageFile(1, 6, 9, 0), ageFile(1, 9, 12, 0), ageFile(1, 15, 16, 0), ageFile(1, 3, 20, 0), ageFile(1, 21, 21, 0),
+	}) {
+		got = append(got, fmt.Sprintf("%s %d-%d", p.Kind, p.Next.MinTXID, p.Next.MaxTXID))
+	}
+	if diff := cmp.Diff([]string{"overlap 9-12", "gap 15-16", "unsorted 3-20"}, got); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+	if got := levelProblems([]*ltx.FileInfo{ageFile(1, 7, 9, 0)}); got != nil {
+		t.Errorf("problems of one file: %v", got)
+	}
+}
