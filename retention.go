@@ -98,26 +98,28 @@ type snapshotRetention struct {
 
 // plan returns the files to delete in the order in which they have to go.
 //
-// The newest snapshot at or before the oldest promised position is the base:
-// every promised position is restorable from it and the files that reach
-// beyond it. So older snapshots may go, and with them the files of the levels
-// 1 to 8, configured or not, that do not reach beyond it; the last of each
-// level stays, because compaction goes on behind it. Without such a snapshot
-// nothing may go.
+// The base is the newest snapshot that is older than the promised time and not
+// behind the oldest promised position. It was there when any restore that runs
+// now was planned, and every promised position is restorable from it and the
+// files that reach beyond it. So older snapshots may go, and with them the
+// files of the levels 1 to 8, configured or not, that do not reach beyond it;
+// the last of each level stays, because compaction goes on behind it. Without
+// a base nothing may go.
 //
 // Snapshots go first and the oldest of everything first: a restore to a
 // position that is no longer promised then fails for want of a base, where it
 // would otherwise find a gap and end at an older state than it was asked for.
 func (r snapshotRetention) plan() []*ltx.FileInfo {
-	oldest, ok := r.oldestPromised()
-	if !ok {
+	if r.retention <= 0 {
 		return nil
 	}
+	horizon := r.now.Add(-r.retention - r.grace)
+	oldest := r.oldestPromised(horizon)
 	var base ltx.TXID
 	var newest [SnapshotLevel + 1]ltx.TXID
 	for _, f := range r.files {
 		newest[f.Level] = max(newest[f.Level], f.MaxTXID)
-		if f.Level == SnapshotLevel && f.MaxTXID <= oldest {
+		if f.Level == SnapshotLevel && f.MaxTXID <= oldest && !isYoung(f, horizon) {
 			base = max(base, f.MaxTXID)
 		}
 	}
@@ -137,29 +139,18 @@ func (r snapshotRetention) plan() []*ltx.FileInfo {
 	return append(sortedByMax(snapshots), others...)
 }
 
-// oldestPromised returns the lowest position that has to stay restorable.
-func (r snapshotRetention) oldestPromised() (oldest ltx.TXID, ok bool) {
-	if r.retention <= 0 || len(r.files) == 0 {
-		return 0, false
-	}
-	horizon := r.now.Add(-r.retention - r.grace)
+// oldestPromised returns the lowest position that is promised by its age, or
+// the newest of all. The state at the horizon needs no mention: the base is
+// older than that.
+func (r snapshotRetention) oldestPromised(horizon time.Time) ltx.TXID {
 	l0Horizon := r.now.Add(-r.l0Retention - r.grace)
-	var before ltx.TXID // the state at the beginning of the promised time
-	oldest = maxTXIDOf(r.files)
+	oldest := maxTXIDOf(r.files)
 	for _, f := range r.files {
-		switch {
-		case f.Level == 0:
-			if isYoung(f, l0Horizon) {
-				oldest = min(oldest, f.MaxTXID)
-			}
-		case !isYoung(f, horizon):
-			before = max(before, f.MaxTXID)
-		case f.Level == 1 || f.Level == SnapshotLevel:
+		if f.Level == 0 && isYoung(f, l0Horizon) || f.Level == 1 && isYoung(f, horizon) {
 			oldest = min(oldest, f.MaxTXID)
 		}
 	}
-	// Nothing is as old as the promise: all of it counts.
-	return min(oldest, before), before > 0
+	return oldest
 }
 
 // isYoung reports whether a file was made after t. One without a time is old.
