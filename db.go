@@ -92,7 +92,8 @@ type dbState struct {
 	// suspended says that staging is full: nothing is captured or pinned
 	// until the replica takes files again.
 	suspended bool
-	moved     int // optimistic looks in a row that were disturbed
+	flushed   time.Time // of the ledger, for local retention
+	moved     int       // optimistic looks in a row that were disturbed
 
 	ckpt checkpointState
 }
@@ -214,13 +215,19 @@ func (db *DB) Pos() Pos {
 // ltxDir returns the staging folder with the database's mode and owner
 // (compat.md section 4.1).
 func (db *DB) ltxDir() ltxfile.Dir {
-	dirMode, fileMode, uid, gid := os.FileMode(0o700), os.FileMode(0o600), -1, -1
+	p := db.permissions()
+	return ltxfile.New(db.L0Dir(), p.DirMode, p.Mode, p.UID, p.GID)
+}
+
+// permissions are those of the database, for the files that hold its content.
+func (db *DB) permissions() FilePermissions {
+	p := FilePermissions{Mode: 0o600, DirMode: 0o700, UID: -1, GID: -1}
 	if st, err := os.Stat(db.path); err == nil {
-		fileMode = st.Mode().Perm()
-		uid, gid = ownerOf(st)
+		p.Mode = st.Mode().Perm()
+		p.UID, p.GID = fileOwner(st.Sys())
 	}
 	if st, err := os.Stat(filepath.Dir(db.path)); err == nil {
-		dirMode = st.Mode().Perm()
+		p.DirMode = st.Mode().Perm()
 	}
-	return ltxfile.New(db.L0Dir(), dirMode, fileMode, uid, gid)
+	return p
 }

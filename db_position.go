@@ -1,11 +1,13 @@
 package litestream
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/superfly/ltx"
 
@@ -194,6 +196,38 @@ func (db *DB) saveLedger() error {
 	return l.Flush()
 }
 
+// flushLedger writes the ledger if the last time is long ago, so that local
+// files that are about to be deleted are not needed to bring it up to date.
+func (db *DB) flushLedger(ctx context.Context, after time.Duration) error {
+	if err := db.acquire(ctx); err != nil {
+		return err
+	}
+	defer db.release()
+	now := db.knobs.now()
+	if l := db.st.ledger; l == nil || !l.Dirty() || now.Sub(db.st.flushed) < after {
+		return nil
+	}
+	db.st.flushed = now
+	return db.saveLedger()
+}
+
+// deleteLocal deletes the local copy of a level-0 file that is no longer on
+// the replica. The newest one is the position and stays.
+func (db *DB) deleteLocal(txid ltx.TXID) error {
+	if txid >= db.stage.ackedTXID() {
+		return nil
+	}
+	return db.ltxDir().Remove(txid, txid)
+}
+
+// ensureMeta creates the metadata directory.
+func (db *DB) ensureMeta() error {
+	if err := os.MkdirAll(db.metaPath, db.metaMode()); err != nil {
+		return fmt.Errorf("create metadata directory: %w", err)
+	}
+	return nil
+}
+
 // forget drops what is known of the pages, so that the next capture is a full
 // copy, and sets the position it will follow.
 func (db *DB) forget(txid ltx.TXID) {
@@ -211,6 +245,3 @@ func (db *DB) touch() {
 	db.st.settled = false
 	db.st.seen.Main.Ctime = 0
 }
-
-// ownerOf returns the owner of a file, or -1 where the system has none.
-func ownerOf(st os.FileInfo) (uid, gid int) { return fileOwner(st.Sys()) }

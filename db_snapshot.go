@@ -29,6 +29,9 @@ type StagedSnapshot struct {
 	dir ltxfile.Dir
 }
 
+// Open opens the local file for reading.
+func (s *StagedSnapshot) Open() (*os.File, error) { return s.dir.Open(1, s.MaxTXID) }
+
 // Close removes the local file.
 func (s *StagedSnapshot) Close() error { return s.dir.Remove(1, s.MaxTXID) }
 
@@ -55,8 +58,7 @@ func (db *DB) StageSnapshot(ctx context.Context) (_ *StagedSnapshot, err error) 
 }
 
 func (db *DB) stageSnapshot(ctx context.Context) (_ *StagedSnapshot, err error) {
-	now := db.knobs.now()
-	opened, err := db.openForCapture(db.st.seen, now)
+	opened, err := db.openForCapture(db.st.seen)
 	if err != nil {
 		return nil, err
 	}

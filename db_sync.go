@@ -25,6 +25,35 @@ func (db *DB) Sync(ctx context.Context) error {
 	return db.syncLocked(ctx, false)
 }
 
+// SyncFully is Sync for the last time, or the only one: it does not wait for a
+// young file to settle or a busy one to rest, but pins the database at once.
+// Staging that is full is an error here.
+func (db *DB) SyncFully(ctx context.Context) error {
+	if err := db.acquire(ctx); err != nil {
+		return err
+	}
+	defer db.release()
+	const tries = 5
+	for range tries {
+		moved := db.st.moved
+		if err := db.syncLocked(ctx, !db.st.settled); err != nil {
+			return err
+		}
+		if db.st.suspended {
+			return fmt.Errorf("sync %s: staging is full, changes are not captured", db.path)
+		}
+		if db.st.moved == moved || db.st.moved == 0 {
+			return nil
+		}
+		db.st.moved = movedTooOften
+	}
+	return fmt.Errorf("sync %s: %w", db.path, errViewMoved)
+}
+
+// movedTooOften is how many optimistic looks in a row may be disturbed before
+// the database is pinned.
+const movedTooOften = 3
+
 // syncLocked is Sync for whoever holds exec. With force it looks even where
 // nothing seems to have changed.
 func (db *DB) syncLocked(ctx context.Context, force bool) error {
@@ -85,7 +114,7 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 	if err := db.checkFileSystem(); err != nil {
 		return err
 	}
-	if err := db.capture(ctx, fp, now); err != nil {
+	if err := db.capture(ctx, fp); err != nil {
 		return err
 	}
 	db.st.seen, db.st.settled, db.st.moved = fp, fp.Settled(now, clockMargin), 0
@@ -122,8 +151,8 @@ func (db *DB) checkFileSystem() error {
 }
 
 // capture brings the position up to the newest commit.
-func (db *DB) capture(ctx context.Context, fp sqlitefile.Fingerprint, now time.Time) error {
-	opened, err := db.openForCapture(fp, now)
+func (db *DB) capture(ctx context.Context, fp sqlitefile.Fingerprint) error {
+	opened, err := db.openForCapture(fp)
 	if err != nil {
 		return err
 	}
@@ -147,7 +176,7 @@ func (db *DB) capture(ctx context.Context, fp sqlitefile.Fingerprint, now time.T
 
 // openForCapture opens the file, and pins it if it is in use. It reports
 // whether the raw descriptor was opened for this one capture.
-func (db *DB) openForCapture(fp sqlitefile.Fingerprint, now time.Time) (bool, error) {
+func (db *DB) openForCapture(fp sqlitefile.Fingerprint) (bool, error) {
 	opened := false
 	if db.st.handle == nil {
 		h, err := openHandle(db.path)
@@ -159,7 +188,7 @@ func (db *DB) openForCapture(fp sqlitefile.Fingerprint, now time.Time) (bool, er
 	if _, err := sqlitefile.ReadHeader(db.st.handle.main); err != nil {
 		return opened, errors.Join(databaseError(err), db.closeHandle(false))
 	}
-	if !db.wantPin(fp, now) {
+	if !db.wantPin(fp) {
 		return opened, nil
 	}
 	h := db.st.handle
@@ -172,21 +201,20 @@ func (db *DB) openForCapture(fp sqlitefile.Fingerprint, now time.Time) (bool, er
 	return opened, nil
 }
 
-// wantPin decides whether a database is held by a read transaction: while it
-// is in use, and always when a diff of it would be dear.
-func (db *DB) wantPin(fp sqlitefile.Fingerprint, now time.Time) bool {
+// wantPin decides whether a database is held by a read transaction: while
+// somebody has it open, and always when a diff of it would be dear. One that
+// was just closed settles within the clock margin and is then read without a
+// lock, unless that was disturbed too often.
+func (db *DB) wantPin(fp sqlitefile.Fingerprint) bool {
 	h := db.st.handle
-	if h.pinned || fp.Main.Size >= db.knobs.restBytes || db.st.moved >= 3 {
-		return true
-	}
-	if !fp.Settled(now, clockMargin) {
+	if h.pinned || fp.Main.Size >= db.knobs.restBytes || db.st.moved >= movedTooOften {
 		return true
 	}
 	if hdr, err := sqlitefile.ReadHeader(h.main); err != nil || !hdr.WAL {
 		return true // it is to be converted
 	}
 	_, err := os.Stat(sqlitefile.SHMPath(db.path))
-	return err == nil // somebody has it open
+	return err == nil
 }
 
 // afterCapture closes a descriptor that was opened for one capture.
@@ -219,8 +247,8 @@ func (db *DB) captureOnce(ctx context.Context, limit captureLimit) (more bool, e
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	if err := os.MkdirAll(db.metaPath, db.metaMode()); err != nil {
-		return false, fmt.Errorf("create metadata directory: %w", err)
+	if err := db.ensureMeta(); err != nil {
+		return false, err
 	}
 	h := db.st.handle
 	main, err := sqlitefile.StatFile(h.main)

@@ -149,3 +149,14 @@ func TestDB_Checkpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// makeRested makes a small database, for a DB whose clock is set ahead so that
+// nobody has touched it for an hour.
+func makeRested(tb testing.TB, path string) {
+	tb.Helper()
+	app := openApp(tb, path, "_journal_mode=wal")
+	mustExec(tb, app, "CREATE TABLE t (x)")
+	if err := app.Close(); err != nil {
+		tb.Fatal(err)
+	}
+}

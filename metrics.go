@@ -159,3 +159,14 @@ func (d *dbMetrics) auditFailed() {
 		d.m.auditFailures.Inc()
 	}
 }
+
+// l0Retention records what a pass found; the label is the base file name
+// (compat.md section 10).
+func (m *Metrics) l0Retention(name string, st L0RetentionStats) {
+	if m == nil {
+		return
+	}
+	m.l0Files.WithLabelValues(name, "eligible").Set(float64(st.Eligible))
+	m.l0Files.WithLabelValues(name, "not_compacted").Set(float64(st.NotCompacted))
+	m.l0Files.WithLabelValues(name, "too_recent").Set(float64(st.TooRecent))
+}

@@ -138,7 +138,7 @@ func (r *Replica) Sync(ctx context.Context) error {
 	err := r.sync(ctx)
 	if err == nil {
 		r.mu.Lock()
-		r.lastSync = r.db.knobs.now()
+		r.lastSync = time.Now()
 		r.mu.Unlock()
 		return nil
 	}

@@ -160,7 +160,9 @@ func (s *source) exec(query string, args ...any) {
 }
 
 // timeOf is when a position was captured.
-func (s *source) timeOf(txid ltx.TXID) time.Time { return s.start.Add(time.Duration(txid) * time.Second) }
+func (s *source) timeOf(txid ltx.TXID) time.Time {
+	return s.start.Add(time.Duration(txid) * time.Second)
+}
 
 func (s *source) page(image []byte, pgno uint32) []byte {
 	if int(pgno)*s.pageSize > len(image) {

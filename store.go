@@ -1,0 +1,302 @@
+package litestream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/backoff"
+	"github.com/benbjohnson/litestream/internal/pagesum"
+	"github.com/benbjohnson/litestream/internal/workpool"
+)
+
+// Default sizes of a store's worker pools.
+const (
+	DefaultMonitorWorkers  = 100
+	DefaultSnapshotWorkers = 50
+	DefaultReplicaWorkers  = 200
+)
+
+// A Store replicates many databases on bounded pools of workers: no goroutine,
+// timer or connection belongs to one database alone. The exported fields are
+// settings; they must not change after Open. Its methods are safe for
+// concurrent use.
+type Store struct {
+	Levels                   CompactionLevels
+	SnapshotInterval         time.Duration
+	SnapshotRetention        time.Duration
+	L0Retention              time.Duration // 0 keeps level 0 for ever
+	L0RetentionCheckInterval time.Duration
+	RetentionEnabled         bool
+	ShutdownSyncTimeout      time.Duration // per database; 0 is a single try
+	ShutdownSyncInterval     time.Duration
+	MaxStagedBytes           int64 // of all databases; 0 is no bound
+	MonitorWorkers           int
+	SnapshotWorkers          int
+	ReplicaWorkers           int
+	Metrics                  *Metrics // nil counts nothing
+	Logger                   *slog.Logger
+
+	shared *sharedState
+	sched  *scheduler
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	monitors, replicas, snapshots *workpool.Pool
+
+	mu   sync.Mutex // guards dbs and open; never held across I/O
+	dbs  map[string]*managedDB
+	list []*DB // given to NewStore
+	open bool
+}
+
+// managedDB is a database with what the store keeps of it.
+type managedDB struct {
+	db        *DB
+	compactor *Compactor // nil without a replica
+	tasks     [taskKinds]scheduled
+	removed   bool // guarded by the scheduler
+
+	sync, upload, maintain failures // each used by one task at a time
+	uploadedAt             time.Time
+}
+
+// failures spaces out what fails and how often that is logged.
+type failures struct {
+	delay backoff.Backoff
+	log   backoff.Limiter
+}
+
+// maxRetryDelay bounds the pause between two attempts of anything.
+const maxRetryDelay = 5 * time.Minute
+
+// NewStore returns a store of databases with the default settings.
+func NewStore(dbs []*DB, levels CompactionLevels) *Store {
+	return &Store{
+		Levels:                   levels,
+		SnapshotInterval:         DefaultSnapshotInterval,
+		SnapshotRetention:        DefaultSnapshotRetention,
+		L0Retention:              DefaultL0Retention,
+		L0RetentionCheckInterval: DefaultL0RetentionCheckInterval,
+		RetentionEnabled:         true,
+		ShutdownSyncTimeout:      DefaultShutdownSyncTimeout,
+		ShutdownSyncInterval:     DefaultShutdownSyncInterval,
+		MaxStagedBytes:           DefaultMaxStagedBytes,
+		MonitorWorkers:           DefaultMonitorWorkers,
+		SnapshotWorkers:          DefaultSnapshotWorkers,
+		ReplicaWorkers:           DefaultReplicaWorkers,
+		Logger:                   slog.New(slog.DiscardHandler),
+		list:                     dbs,
+		dbs:                      make(map[string]*managedDB),
+	}
+}
+
+// Open begins to replicate. A database that is missing or broken, or a replica
+// that is away, is no error: they are tried again for as long as the store is
+// open. The store runs until Close, whatever happens to ctx.
+func (s *Store) Open(ctx context.Context) (err error) {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	dbs := make([]*managedDB, 0, len(s.dbs))
+	for _, m := range s.dbs {
+		dbs = append(dbs, m)
+	}
+	s.mu.Unlock()
+	for _, m := range dbs {
+		s.start(m)
+	}
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.cancel = cancel
+	s.wg.Go(func() { s.sched.loop(run) })
+	return nil
+}
+
+// Prepare readies the store for SyncOnce without starting anything.
+func (s *Store) prepare(ctx context.Context) error {
+	if len(s.Levels) == 0 {
+		s.Levels = DefaultCompactionLevels()
+	}
+	if err := s.Levels.Validate(); err != nil {
+		return err
+	}
+	s.shared = &sharedState{
+		ledgers: pagesum.NewBudget(0), staged: &stageBudget{limit: s.MaxStagedBytes},
+	}
+	s.sched = newScheduler(s.submit)
+	s.monitors = workpool.New("monitor", s.MonitorWorkers)
+	s.snapshots = workpool.New("snapshot", s.SnapshotWorkers)
+	s.replicas = workpool.New("replica", s.ReplicaWorkers)
+	for _, db := range s.list {
+		if _, err := s.manage(ctx, db); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	s.open = true
+	s.mu.Unlock()
+	return nil
+}
+
+// manage takes a database into the store.
+func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
+	m := &managedDB{db: db}
+	for i := range m.tasks {
+		m.tasks[i] = scheduled{m: m, kind: taskKind(i), index: -1}
+	}
+	minDelay := max(db.MonitorInterval, time.Second)
+	for _, f := range []*failures{&m.sync, &m.upload, &m.maintain} {
+		f.delay = backoff.Backoff{Min: minDelay, Max: maxRetryDelay}
+	}
+	s.mu.Lock()
+	_, dup := s.dbs[db.Path()]
+	if !dup {
+		s.dbs[db.Path()] = m
+	}
+	s.mu.Unlock()
+	if dup {
+		return nil, fmt.Errorf("database %s is replicated already", db.Path())
+	}
+	db.shared, db.metrics = s.shared, s.Metrics.database(db.Path())
+	db.onStaged = func() { s.wantUpload(m) }
+	if r := db.Replica; r != nil {
+		m.compactor = s.newCompactor(db)
+		r.onUploaded = func(info *ltx.FileInfo) { s.uploaded(m, info) }
+		if ps, ok := r.Client.(PermissionSetter); ok {
+			ps.SetPermissions(db.permissions())
+		}
+		if oc, ok := r.Client.(ObservableClient); ok && s.Metrics != nil {
+			oc.SetObserver(s.Metrics)
+		}
+	}
+	if err := db.Open(ctx); err != nil {
+		return nil, fmt.Errorf("open database %s: %w", db.Path(), err)
+	}
+	return m, nil
+}
+
+func (s *Store) newCompactor(db *DB) *Compactor {
+	c := NewCompactor(db.Replica.Client, db.Logger)
+	c.Path, c.Levels = db.Path(), s.Levels
+	c.L0Retention, c.SnapshotRetention = s.L0Retention, s.SnapshotRetention
+	c.RetentionEnabled = s.RetentionEnabled
+	c.StagingDir = db.MetaPath()
+	c.LocalFile = func(level int, minTXID, maxTXID ltx.TXID) (io.ReadCloser, error) {
+		if level != 0 {
+			return nil, os.ErrNotExist
+		}
+		return db.ltxDir().Open(minTXID, maxTXID)
+	}
+	c.DeleteLocal = func(level int, minTXID, maxTXID ltx.TXID) error {
+		if level != 0 {
+			return nil
+		}
+		return db.deleteLocal(maxTXID)
+	}
+	c.OnL0Retention = func(st L0RetentionStats) { s.Metrics.l0Retention(filepath.Base(db.Path()), st) }
+	return c
+}
+
+// start schedules the first tasks of a database: the storage is asked for its
+// position, then the database is looked at. The phase spreads the databases.
+func (s *Store) start(m *managedDB) {
+	now := time.Now()
+	if m.db.Replica != nil {
+		s.sched.at(now, m, taskUpload)
+	}
+	if m.db.MonitorInterval > 0 {
+		s.sched.at(now.Add(phase(m.db.Path(), m.db.MonitorInterval)), m, taskSync)
+	}
+}
+
+// DBs returns the databases.
+func (s *Store) DBs() []*DB {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := make([]*DB, 0, len(s.dbs))
+	for _, m := range s.dbs {
+		a = append(a, m.db)
+	}
+	return a
+}
+
+// FindDB returns the database of a path, or nil.
+func (s *Store) FindDB(path string) *DB {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m := s.dbs[filepath.Clean(path)]; m != nil {
+		return m.db
+	}
+	return nil
+}
+
+// Close stops replicating: every database is synced and uploaded once more, in
+// parallel, each within ShutdownSyncTimeout and all within ctx. The error tells
+// what was left behind. No goroutine of the store is left when it returns.
+func (s *Store) Close(ctx context.Context) error {
+	s.mu.Lock()
+	open := s.open
+	s.open = false
+	dbs := make([]*managedDB, 0, len(s.dbs))
+	for _, m := range s.dbs {
+		dbs = append(dbs, m)
+	}
+	s.mu.Unlock()
+	if !open {
+		return nil
+	}
+	if s.cancel != nil {
+		s.cancel()
+		s.wg.Wait()
+	}
+	// Whatever maintenance is under way is abandoned: it is repeated some day.
+	abandoned, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := s.snapshots.Close(abandoned); err != nil {
+		s.Logger.Debug("maintenance was left for the next start", "error", err)
+	}
+	errs := make([]error, len(dbs))
+	var wg sync.WaitGroup
+	for i, m := range dbs {
+		wg.Add(1)
+		ok := s.replicas.Submit(workpool.Task{Key: m, Kind: "close", Run: func(context.Context) {
+			defer wg.Done()
+			errs[i] = s.shutdown(ctx, m)
+		}})
+		if !ok {
+			wg.Done()
+		}
+	}
+	err := s.monitors.Close(ctx)
+	err = errors.Join(err, s.replicas.Close(ctx))
+	wg.Wait()
+	return errors.Join(err, summarize(errs))
+}
+
+// summarize joins the first few of many errors and counts the rest.
+func summarize(errs []error) error {
+	const shown = 5
+	var out []error
+	n := 0
+	for _, err := range errs {
+		if err == nil {
+			continue
+		}
+		if n++; n <= shown {
+			out = append(out, err)
+		}
+	}
+	if n > shown {
+		out = append(out, fmt.Errorf("and %d more databases", n-shown))
+	}
+	return errors.Join(out...)
+}

@@ -1,0 +1,329 @@
+package litestream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/workpool"
+)
+
+// firstContactTimeout bounds how long a storage that does not answer keeps a
+// database without local state from being captured.
+const firstContactTimeout = 15 * time.Second
+
+// submit hands a task that is due to its pool.
+func (s *Store) submit(m *managedDB, kind taskKind) {
+	switch kind {
+	case taskSync:
+		s.monitors.Submit(workpool.Task{Key: m, Kind: "sync", Run: func(ctx context.Context) { s.runSync(ctx, m) }})
+	case taskUpload:
+		s.replicas.Submit(workpool.Task{Key: m, Kind: "upload", Run: func(ctx context.Context) { s.runUpload(ctx, m) }})
+	case taskSnapshot:
+		s.snapshots.Submit(workpool.Task{Key: m, Kind: "snapshot", Run: func(ctx context.Context) { s.runSnapshot(ctx, m) }})
+	case taskL0Retention:
+		s.snapshots.Submit(workpool.Task{Key: m, Kind: "l0-retention", Run: func(ctx context.Context) { s.runL0Retention(ctx, m) }})
+	default:
+		level := int(kind-taskCompact) + 1
+		s.snapshots.Submit(workpool.Task{
+			Key: m, Kind: fmt.Sprintf("compact-%d", level),
+			Run: func(ctx context.Context) { s.runCompaction(ctx, m, level) },
+		})
+	}
+}
+
+// runSync looks at a database and schedules the next look.
+func (s *Store) runSync(ctx context.Context, m *managedDB) {
+	start := time.Now()
+	err := m.db.Sync(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	s.report(m, &m.sync, err, "sync error", "sync recovered")
+	next := start.Add(m.db.MonitorInterval)
+	if err != nil {
+		next = time.Now().Add(m.sync.delay.Next())
+	}
+	s.sched.at(next, m, taskSync)
+}
+
+// report logs a failure, at once and then at intervals, and its end.
+func (s *Store) report(m *managedDB, f *failures, err error, failed, recovered string) {
+	if err == nil {
+		f.delay.Reset()
+		if f.log.Recovered() {
+			m.db.Logger.Info(recovered, "db", m.db.Path())
+		}
+		return
+	}
+	if f.log.Allow(err) {
+		m.db.Logger.Error(failed, "db", m.db.Path(), "error", err, "repeated", f.log.Suppressed())
+	}
+}
+
+// wantUpload schedules an upload, at most one in each sync interval.
+func (s *Store) wantUpload(m *managedDB) {
+	r := m.db.Replica
+	if r == nil || m.upload.delay.Failing() {
+		return // the retry is scheduled already
+	}
+	due := time.Now()
+	if next := r.LastSyncAt().Add(r.SyncInterval); next.After(due) {
+		due = next
+	}
+	s.sched.at(due, m, taskUpload)
+}
+
+// runUpload sends what is staged. The first run asks the storage for its
+// position, so that the first look at the database knows which to follow.
+func (s *Store) runUpload(ctx context.Context, m *managedDB) {
+	r := m.db.Replica
+	first := !r.asked()
+	if first {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, firstContactTimeout)
+		defer cancel()
+	}
+	err := r.Sync(ctx)
+	s.report(m, &m.upload, err, "monitor error", "replica sync recovered")
+	if first {
+		s.contacted(m)
+	}
+	if err != nil {
+		s.sched.at(time.Now().Add(m.upload.delay.Next()), m, taskUpload)
+	} else if n, _ := m.db.stage.pending(); n > 0 {
+		s.sched.at(time.Now().Add(r.SyncInterval), m, taskUpload)
+	}
+}
+
+// contacted schedules what follows the first contact with the storage: the
+// first look, and one look at each level, where files of an earlier run may
+// wait.
+func (s *Store) contacted(m *managedDB) {
+	now := time.Now()
+	if m.db.MonitorInterval > 0 {
+		s.sched.at(now, m, taskSync)
+	}
+	s.scheduleLevel(m, 1)
+}
+
+// uploaded is told of each level-0 file that the storage acknowledged.
+func (s *Store) uploaded(m *managedDB, info *ltx.FileInfo) {
+	m.compactor.NoteL0(info)
+	s.scheduleLevel(m, 1)
+	s.sched.at(time.Now(), m, taskSnapshot)
+}
+
+// scheduleLevel makes the compaction into a level due at its next boundary.
+func (s *Store) scheduleLevel(m *managedDB, level int) {
+	lvl := s.Levels.Level(level)
+	if lvl == nil {
+		return
+	}
+	s.sched.at(lvl.nextAt(time.Now(), phase(m.db.Path(), lvl.Interval)), m, taskCompact+taskKind(level-1))
+}
+
+// runCompaction merges into one level. Success makes the level above due.
+func (s *Store) runCompaction(ctx context.Context, m *managedDB, level int) {
+	if err := m.db.ensureMeta(); err != nil {
+		s.maintenanceFailed(ctx, m, err, "compaction failed", taskCompact+taskKind(level-1))
+		return
+	}
+	for ctx.Err() == nil && m.compactor.Due(level) {
+		info, err := m.compactor.Compact(ctx, level)
+		if errors.Is(err, ErrNoCompaction) {
+			break
+		} else if err != nil {
+			s.maintenanceFailed(ctx, m, err, "compaction failed", taskCompact+taskKind(level-1))
+			return
+		}
+		m.db.Logger.Info("compaction complete", "db", m.db.Path(), "level", level,
+			"txid.min", info.MinTXID.String(), "txid.max", info.MaxTXID.String(), "size", info.Size)
+	}
+	s.report(m, &m.maintain, nil, "", "maintenance recovered")
+	s.scheduleLevel(m, level+1)
+	if level == 1 {
+		s.sched.at(time.Now(), m, taskL0Retention)
+	}
+}
+
+// maintenanceFailed reports an error of the snapshot pool and tries again.
+func (s *Store) maintenanceFailed(ctx context.Context, m *managedDB, err error, msg string, kind taskKind) {
+	if ctx.Err() != nil {
+		return
+	}
+	s.report(m, &m.maintain, err, msg, "maintenance recovered")
+	s.sched.at(time.Now().Add(max(m.maintain.delay.Next(), time.Second)), m, kind)
+}
+
+// runL0Retention deletes level-0 files that level 1 covers, and comes back
+// while there are some that are only too young.
+func (s *Store) runL0Retention(ctx context.Context, m *managedDB) {
+	if err := m.db.flushLedger(ctx, s.L0Retention/2); err != nil {
+		s.maintenanceFailed(ctx, m, err, "retention enforcement failed", taskL0Retention)
+		return
+	}
+	n, err := m.compactor.EnforceL0Retention(ctx)
+	if err != nil {
+		s.maintenanceFailed(ctx, m, err, "retention enforcement failed", taskL0Retention)
+		return
+	}
+	if n > 0 {
+		m.db.Logger.Info("l0 retention enforced", "db", m.db.Path(), "files", n)
+	}
+	if at, ok := m.compactor.NextL0Retention(); ok {
+		s.sched.at(at.Add(s.L0RetentionCheckInterval), m, taskL0Retention)
+	}
+}
+
+// runSnapshot takes a snapshot if one is due, enforces retention, and
+// schedules the next.
+func (s *Store) runSnapshot(ctx context.Context, m *managedDB) {
+	now := time.Now()
+	due, err := m.compactor.SnapshotDue(ctx, m.db.stage.ackedTXID(), s.SnapshotInterval)
+	if err == nil && due {
+		err = s.snapshot(ctx, m)
+	}
+	if err == nil && due {
+		_, err = m.compactor.EnforceSnapshotRetention(ctx)
+	}
+	if err != nil {
+		s.maintenanceFailed(ctx, m, err, "snapshot failed", taskSnapshot)
+		return
+	}
+	lvl := CompactionLevel{Level: SnapshotLevel, Interval: s.SnapshotInterval}
+	s.sched.at(lvl.nextAt(now, phase(m.db.Path(), s.SnapshotInterval)), m, taskSnapshot)
+}
+
+// snapshot stages a snapshot, waits until its position is on the storage, and
+// uploads it.
+func (s *Store) snapshot(ctx context.Context, m *managedDB) (err error) {
+	start := time.Now()
+	snap, err := m.db.StageSnapshot(ctx)
+	if errors.Is(err, ErrNoPosition) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, snap.Close()) }()
+	if err := m.db.Replica.Sync(ctx); err != nil {
+		return err
+	}
+	f, err := snap.Open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := m.compactor.WriteSnapshot(ctx, snap.MaxTXID, f)
+	if err != nil {
+		return err
+	}
+	m.db.Logger.Info("snapshot complete", "db", m.db.Path(), "txid", info.MaxTXID.String(),
+		"size", info.Size, "duration", time.Since(start))
+	return nil
+}
+
+// shutdown syncs and uploads a database for the last time and closes it.
+func (s *Store) shutdown(ctx context.Context, m *managedDB) error {
+	s.sched.remove(m)
+	err := s.finalSync(ctx, m)
+	return errors.Join(err, m.db.Close(ctx))
+}
+
+// finalSync brings everything to the storage, trying again until the timeout.
+func (s *Store) finalSync(ctx context.Context, m *managedDB) error {
+	r := m.db.Replica
+	if r == nil {
+		return m.db.SyncFully(ctx)
+	}
+	deadline := time.Now().Add(s.ShutdownSyncTimeout)
+	if s.ShutdownSyncTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	var err error
+	if !r.asked() {
+		err = r.Sync(ctx) // it says which position the first capture follows
+	}
+	for {
+		captured := m.db.SyncFully(ctx)
+		err = r.Sync(ctx)
+		n, _ := m.db.stage.pending()
+		if err == nil && n == 0 {
+			return captured
+		}
+		if err == nil {
+			continue
+		}
+		if s.ShutdownSyncTimeout <= 0 || time.Now().Add(s.ShutdownSyncInterval).After(deadline) ||
+			!sleep(ctx, s.ShutdownSyncInterval) {
+			err = errors.Join(err, captured)
+			break
+		}
+	}
+	n, bytes := m.db.stage.pending()
+	return fmt.Errorf("last sync of %s: %d files (%d bytes) are not on the replica; they stay in %s and are sent at the next start: %w",
+		m.db.Path(), n, bytes, m.db.L0Dir(), err)
+}
+
+// sleep waits, and reports whether it was not interrupted.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// SyncOnceOptions say what a single pass does beyond syncing.
+type SyncOnceOptions struct {
+	ForceSnapshot    bool
+	EnforceRetention bool
+}
+
+// SyncOnce syncs and uploads every database once, without starting anything in
+// the background. One that fails keeps no other from being synced. It is used
+// in place of Open; Close releases what it left open.
+func (s *Store) SyncOnce(ctx context.Context, opt SyncOnceOptions) error {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	var errs []error
+	for _, db := range s.list {
+		s.mu.Lock()
+		m := s.dbs[db.Path()]
+		s.mu.Unlock()
+		errs = append(errs, s.once(ctx, m, opt))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return summarize(errs)
+}
+
+func (s *Store) once(ctx context.Context, m *managedDB, opt SyncOnceOptions) error {
+	if err := s.finalSync(ctx, m); err != nil {
+		return err
+	}
+	if m.compactor == nil {
+		return nil
+	}
+	if opt.ForceSnapshot {
+		if err := s.snapshot(ctx, m); err != nil {
+			return err
+		}
+	}
+	if opt.EnforceRetention {
+		if _, err := m.compactor.EnforceSnapshotRetention(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
