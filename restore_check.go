@@ -70,6 +70,10 @@ func checkIntegrity(ctx context.Context, path string, mode IntegrityCheckMode) (
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
+		var se sqlite3.Error
+		if errors.As(err, &se) && (se.Code == sqlite3.ErrCorrupt || se.Code == sqlite3.ErrNotADB) {
+			return fmt.Errorf("%w (%s): %w", ErrIntegrity, mode, err)
+		}
 		return fmt.Errorf("check restored database (%s): %w", mode, err)
 	}
 	if len(messages) == 1 && messages[0] == "ok" {

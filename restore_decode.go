@@ -37,7 +37,10 @@ type input struct {
 // content, such as a canceled context, is passed on.
 func (in *input) fail(op string, err error) error {
 	var le *LTXError
-	if errors.As(err, &le) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if errors.As(err, &le) {
+		return le // a read that failed, whatever it was for
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	return &LTXError{Op: op, Level: in.info.Level, MinTXID: in.info.MinTXID, MaxTXID: in.info.MaxTXID, Err: err}

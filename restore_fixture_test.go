@@ -36,8 +36,6 @@ type memReplica struct {
 
 	// onOpen, if set, may replace the answer of OpenLTXFile.
 	onOpen func(k fileKey, offset, size int64, r io.ReadCloser) (io.ReadCloser, error)
-	// onList, if set, is called before a level is listed.
-	onList func(level int)
 }
 
 func newMemReplica() *memReplica {
@@ -49,9 +47,6 @@ func (c *memReplica) Init(context.Context) error { return nil }
 func (c *memReplica) SetLogger(*slog.Logger)     {}
 
 func (c *memReplica) LTXFiles(_ context.Context, level int, _ ltx.TXID, _ bool) (ltx.FileIterator, error) {
-	if c.onList != nil {
-		c.onList(level)
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lists++

@@ -22,7 +22,11 @@ func TestRestore_PageSizes(t *testing.T) {
 				s.fill(11)
 				s.write(9, 1, 4)
 				s.write(1, 3, 7)
-				for txid := ltx.TXID(1); txid <= s.txid; txid++ {
+				first := ltx.TXID(1)
+				if !checksum {
+					first = s.txid - 1
+				}
+				for txid := first; txid <= s.txid; txid++ {
 					opt := testOptions(t)
 					opt.TXID = txid
 					opt.IntegrityCheck = litestream.IntegrityCheckFull
