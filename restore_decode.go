@@ -36,8 +36,7 @@ type input struct {
 // fail names the file in an error about its content. What is not about the
 // content, such as a canceled context, is passed on.
 func (in *input) fail(op string, err error) error {
-	var le *LTXError
-	if errors.As(err, &le) {
+	if le, ok := errors.AsType[*LTXError](err); ok {
 		return le // a read that failed, whatever it was for
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {

@@ -29,6 +29,7 @@ func (k fileKey) String() string {
 // damagedReplica is a small replica whose plan is a snapshot, a compacted file
 // and two increments.
 func damagedReplica(t *testing.T, checksum bool) (*memReplica, *source) {
+	t.Helper()
 	client := newMemReplica()
 	s := newSource(t, client, 1024, checksum)
 	s.fill(4)

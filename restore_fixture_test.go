@@ -239,7 +239,7 @@ func (s *source) fill(n int) {
 	s.tb.Helper()
 	s.exec("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, v BLOB)")
 	s.exec("CREATE INDEX IF NOT EXISTS t_v ON t (substr(v, 1, 8))")
-	rows := max(20, 40*s.pageSize/1024)
+	rows := min(max(20, 40*s.pageSize/1024), 800)
 	for i := range n {
 		switch i % 5 {
 		case 0, 1:
@@ -258,6 +258,7 @@ func (s *source) fill(n int) {
 // testOptions returns options that write below the test's folder and do not
 // wait long.
 func testOptions(tb testing.TB) litestream.RestoreOptions {
+	tb.Helper()
 	opt := litestream.NewRestoreOptions()
 	opt.OutputPath = filepath.Join(tb.TempDir(), "out", "restored.db")
 	opt.SetKnobs(litestream.RestoreKnobs{

@@ -177,49 +177,36 @@ func TestRestore_RefusesBadStates(t *testing.T) {
 	page := make([]byte, 512)
 	copy(page, "SQLite format 3\x00")
 	no := ltx.HeaderFlagNoChecksum
+	sum := ltx.ChecksumPage(1, page)
 	for _, tt := range []struct {
 		name string
-		raw  func(t *testing.T) [][]byte
+		raw  [][]byte
 		err  error
 		want string
 	}{
-		{name: "empty database", err: litestream.ErrEmptyDatabase, want: "no pages", raw: func(t *testing.T) [][]byte {
-			return [][]byte{rawFile(t, ltx.Header{PageSize: 512, MinTXID: 1, MaxTXID: 1}, nil, ltx.ChecksumFlag)}
+		{name: "empty database", err: litestream.ErrEmptyDatabase, want: "no pages", raw: [][]byte{rawFile(t, ltx.Header{PageSize: 512, MinTXID: 1, MaxTXID: 1}, nil, ltx.ChecksumFlag)}},
+		{name: "no database", err: litestream.ErrNotDatabase, want: "page 1", raw: [][]byte{rawFile(t, ltx.Header{Flags: no, PageSize: 512, Commit: 1, MinTXID: 1, MaxTXID: 1}, map[uint32][]byte{1: make([]byte, 512)}, 0)}},
+		{name: "page missing after growth", want: "page 3 of 4 is in no file", raw: [][]byte{
+			rawFile(t, ltx.Header{Flags: no, PageSize: 512, Commit: 2, MinTXID: 1, MaxTXID: 1}, map[uint32][]byte{1: page, 2: page}, 0),
+			rawFile(t, ltx.Header{Flags: no, PageSize: 512, Commit: 4, MinTXID: 2, MaxTXID: 2}, map[uint32][]byte{4: page}, 0),
 		}},
-		{name: "no database", err: litestream.ErrNotDatabase, want: "page 1", raw: func(t *testing.T) [][]byte {
-			return [][]byte{rawFile(t, ltx.Header{Flags: no, PageSize: 512, Commit: 1, MinTXID: 1, MaxTXID: 1}, map[uint32][]byte{1: make([]byte, 512)}, 0)}
+		{name: "page size changes", want: "page size 512, the newest file has 1024", raw: [][]byte{
+			rawFile(t, ltx.Header{Flags: no, PageSize: 512, Commit: 1, MinTXID: 1, MaxTXID: 1}, map[uint32][]byte{1: page}, 0),
+			rawFile(t, ltx.Header{Flags: no, PageSize: 1024, Commit: 2, MinTXID: 2, MaxTXID: 2}, map[uint32][]byte{2: make([]byte, 1024)}, 0),
 		}},
-		{name: "page missing after growth", want: "page 3 of 4 is in no file", raw: func(t *testing.T) [][]byte {
-			return [][]byte{
-				rawFile(t, ltx.Header{Flags: no, PageSize: 512, Commit: 2, MinTXID: 1, MaxTXID: 1}, map[uint32][]byte{1: page, 2: page}, 0),
-				rawFile(t, ltx.Header{Flags: no, PageSize: 512, Commit: 4, MinTXID: 2, MaxTXID: 2}, map[uint32][]byte{4: page}, 0),
-			}
+		{name: "database checksum", want: "restored database has checksum", raw: [][]byte{
+			rawFile(t, ltx.Header{PageSize: 512, Commit: 1, MinTXID: 1, MaxTXID: 1}, map[uint32][]byte{1: page}, sum),
+			rawFile(t, ltx.Header{PageSize: 512, Commit: 2, MinTXID: 2, MaxTXID: 2, PreApplyChecksum: sum}, map[uint32][]byte{2: page}, sum),
 		}},
-		{name: "page size changes", want: "page size 512, the newest file has 1024", raw: func(t *testing.T) [][]byte {
-			return [][]byte{
-				rawFile(t, ltx.Header{Flags: no, PageSize: 512, Commit: 1, MinTXID: 1, MaxTXID: 1}, map[uint32][]byte{1: page}, 0),
-				rawFile(t, ltx.Header{Flags: no, PageSize: 1024, Commit: 2, MinTXID: 2, MaxTXID: 2}, map[uint32][]byte{2: make([]byte, 1024)}, 0),
-			}
-		}},
-		{name: "database checksum", want: "restored database has checksum", raw: func(t *testing.T) [][]byte {
-			sum := ltx.ChecksumPage(1, page)
-			return [][]byte{
-				rawFile(t, ltx.Header{PageSize: 512, Commit: 1, MinTXID: 1, MaxTXID: 1}, map[uint32][]byte{1: page}, sum),
-				rawFile(t, ltx.Header{PageSize: 512, Commit: 2, MinTXID: 2, MaxTXID: 2, PreApplyChecksum: sum}, map[uint32][]byte{2: page}, sum),
-			}
-		}},
-		{name: "another history", want: "expects a database of checksum", raw: func(t *testing.T) [][]byte {
-			sum := ltx.ChecksumPage(1, page)
-			return [][]byte{
-				rawFile(t, ltx.Header{PageSize: 512, Commit: 1, MinTXID: 1, MaxTXID: 1}, map[uint32][]byte{1: page}, sum),
-				rawFile(t, ltx.Header{PageSize: 512, Commit: 2, MinTXID: 2, MaxTXID: 2, PreApplyChecksum: sum ^ 1}, map[uint32][]byte{2: page},
-					ltx.ChecksumFlag|(sum^ltx.ChecksumPage(2, page))),
-			}
+		{name: "another history", want: "expects a database of checksum", raw: [][]byte{
+			rawFile(t, ltx.Header{PageSize: 512, Commit: 1, MinTXID: 1, MaxTXID: 1}, map[uint32][]byte{1: page}, sum),
+			rawFile(t, ltx.Header{PageSize: 512, Commit: 2, MinTXID: 2, MaxTXID: 2, PreApplyChecksum: sum ^ 1}, map[uint32][]byte{2: page},
+				ltx.ChecksumFlag|(sum^ltx.ChecksumPage(2, page))),
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			client := newMemReplica()
-			for i, b := range tt.raw(t) {
+			for i, b := range tt.raw {
 				if _, err := client.WriteLTXFile(t.Context(), 0, ltx.TXID(i+1), ltx.TXID(i+1), bytes.NewReader(b)); err != nil {
 					t.Fatal(err)
 				}
@@ -308,31 +295,81 @@ func TestRestore_Progress(t *testing.T) {
 	}
 }
 
+// frameFile encodes a file from finished frames, which the library cannot.
+// frame returns a page's flags, the bytes between page number and page as the
+// file's checksum covers them, its payload, and the page.
+func frameFile(t *testing.T, hdr ltx.Header, frame func(pgno uint32) (flags uint16, length, payload, page []byte)) []byte {
+	t.Helper()
+	hdr.Version = ltx.Version
+	b, err := hdr.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := crc64.MakeTable(crc64.ISO)
+	crc := crc64.Update(0, table, b)
+	var index, last []byte
+	var lastCRC uint64
+	for pgno := uint32(1); pgno <= hdr.Commit; pgno++ {
+		if pgno == hdr.LockPgno() {
+			continue
+		}
+		offset := len(b)
+		flags, length, payload, page := frame(pgno)
+		b = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint32(b, pgno), flags)
+		b = append(b, length...)
+		crc = crc64.Update(crc, table, b[offset:])
+		if last == nil || &page[0] != &last[0] { // a page that repeats costs nothing
+			last, lastCRC = page, crc64.Checksum(page, table)
+		}
+		crc = litestream.JoinCRC(crc, lastCRC, int64(len(page)))
+		b = append(b, payload...)
+		for _, v := range []uint64{uint64(pgno), uint64(offset), uint64(len(b) - offset)} {
+			index = binary.AppendUvarint(index, v)
+		}
+	}
+	index = append(index, 0)
+	end := append(make([]byte, ltx.PageHeaderSize), index...)
+	end = binary.BigEndian.AppendUint64(end, uint64(len(index)))
+	end = binary.BigEndian.AppendUint64(end, 0) // post-apply checksum
+	crc = crc64.Update(crc, table, end)
+	return binary.BigEndian.AppendUint64(append(b, end...), crc|1<<63)
+}
+
 // TestRestore_LockPage restores a database on both sides of the page that
-// SQLite never uses, most of it compressible.
+// SQLite never uses. Its pages repeat, so that the test itself is quick.
 func TestRestore_LockPage(t *testing.T) {
 	if testing.Short() {
 		t.Skip("writes 1 GiB")
 	}
 	const pageSize = 65536
 	lock := ltx.LockPgno(pageSize)
-	page := make([]byte, pageSize)
-	pages := map[uint32][]byte{}
 	commit := lock + 2
-	post := ltx.ChecksumFlag
-	for pgno := uint32(1); pgno <= commit; pgno++ {
-		if pgno == lock {
-			continue
-		}
-		pages[pgno] = page
-		if pgno == 1 || pgno >= lock-1 {
-			pages[pgno] = bytes.Repeat([]byte{byte(pgno)}, pageSize)
-			copy(pages[pgno], "SQLite format 3\x00")
-		}
-		post = ltx.ChecksumFlag | (post ^ ltx.ChecksumPage(pgno, pages[pgno]))
+	common, marked := make([]byte, pageSize), map[uint32][]byte{}
+	copy(common, "SQLite format 3\x00")
+	for _, pgno := range []uint32{1, lock - 1, lock + 1, lock + 2} {
+		marked[pgno] = bytes.Repeat([]byte{byte(pgno)}, pageSize)
+		copy(marked[pgno], "SQLite format 3\x00")
 	}
+	compress := func(page []byte) (length, payload []byte) {
+		payload = make([]byte, lz4.CompressBlockBound(pageSize))
+		n, err := lz4.CompressBlock(page, payload, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return binary.BigEndian.AppendUint32(nil, uint32(n)), payload[:n]
+	}
+	commonLength, commonPayload := compress(common)
+	b := frameFile(t, ltx.Header{
+		Flags: ltx.HeaderFlagNoChecksum, PageSize: pageSize, Commit: commit, MinTXID: 1, MaxTXID: 1,
+	}, func(pgno uint32) (flags uint16, length, payload, page []byte) {
+		if page = marked[pgno]; page != nil {
+			length, payload = compress(page)
+			return ltx.PageHeaderFlagSize, length, payload, page
+		}
+		return ltx.PageHeaderFlagSize, commonLength, commonPayload, common
+	})
+
 	client := newMemReplica()
-	b := rawFile(t, ltx.Header{PageSize: pageSize, Commit: commit, MinTXID: 1, MaxTXID: 1}, pages, post)
 	if _, err := client.WriteLTXFile(t.Context(), 9, 1, 1, bytes.NewReader(b)); err != nil {
 		t.Fatal(err)
 	}
@@ -346,28 +383,35 @@ func TestRestore_LockPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	got := make([]byte, pageSize)
-	for pgno := lock - 1; pgno <= commit; pgno++ {
-		if _, err := f.ReadAt(got, int64(pgno-1)*pageSize); err != nil {
-			t.Fatal(err)
-		}
-		want := pages[pgno]
-		if pgno == lock {
-			want = page
-		}
-		if !bytes.Equal(got, want) {
-			t.Errorf("page %d differs", pgno)
-		}
-	}
-	if info, err := f.Stat(); err != nil || info.Size() != int64(commit)*pageSize {
-		t.Errorf("size=%d, err=%v, want %d pages", info.Size(), err, commit)
-	}
 	l, err := pagesum.Open(opt.LedgerPath)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := l.Header().Rolling; got != post {
-		t.Errorf("rolling checksum of the ledger=%s, want %s", got, post)
+	got := make([]byte, pageSize)
+	for pgno := lock - 2; pgno <= commit; pgno++ {
+		if _, err := f.ReadAt(got, int64(pgno-1)*pageSize); err != nil {
+			t.Fatal(err)
+		}
+		want := marked[pgno]
+		switch pgno {
+		case lock:
+			want = make([]byte, pageSize)
+		case lock - 2:
+			want = common
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("page %d differs", pgno)
+		}
+		sum, err := l.Sum(pgno)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pgno != lock && sum != ltx.ChecksumPage(pgno, want) {
+			t.Errorf("page %d: the ledger's checksum is wrong", pgno)
+		}
+	}
+	if info, err := f.Stat(); err != nil || info.Size() != int64(commit)*pageSize {
+		t.Errorf("size=%d, err=%v, want %d pages", info.Size(), err, commit)
 	}
 }
 
@@ -375,38 +419,22 @@ func TestRestore_LockPage(t *testing.T) {
 // LZ4 frame without a length in front (compat.md section 15.1).
 func legacyFile(t *testing.T, hdr ltx.Header, image []byte) []byte {
 	t.Helper()
-	hdr.Version = ltx.Version
-	b, err := hdr.MarshalBinary()
-	if err != nil {
+	zw := lz4.NewWriter(nil)
+	if err := zw.Apply(lz4.BlockSizeOption(lz4.Block64Kb)); err != nil {
 		t.Fatal(err)
 	}
-	table := crc64.MakeTable(crc64.ISO)
-	crc := crc64.Update(0, table, b)
-	var index []byte
-	for pgno := uint32(1); pgno <= hdr.Commit; pgno++ {
-		page := image[int(pgno-1)*int(hdr.PageSize):][:hdr.PageSize]
-		offset := len(b)
-		ph := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint32(nil, pgno), 0)
+	b := frameFile(t, hdr, func(pgno uint32) (flags uint16, length, payload, page []byte) {
+		page = image[int(pgno-1)*int(hdr.PageSize):][:hdr.PageSize]
 		var frame bytes.Buffer
-		zw := lz4.NewWriter(&frame)
+		zw.Reset(&frame)
 		if _, err := zw.Write(page); err != nil {
 			t.Fatal(err)
 		}
 		if err := zw.Close(); err != nil {
 			t.Fatal(err)
 		}
-		b = append(append(b, ph...), frame.Bytes()...)
-		crc = crc64.Update(crc64.Update(crc, table, ph), table, page)
-		for _, v := range []uint64{uint64(pgno), uint64(offset), uint64(len(b) - offset)} {
-			index = binary.AppendUvarint(index, v)
-		}
-	}
-	index = append(index, 0)
-	end := append(make([]byte, ltx.PageHeaderSize), index...)
-	end = binary.BigEndian.AppendUint64(end, uint64(len(index)))
-	end = binary.BigEndian.AppendUint64(end, 0) // post-apply checksum
-	crc = crc64.Update(crc, table, end)
-	b = binary.BigEndian.AppendUint64(append(b, end...), crc|1<<63)
+		return 0, nil, frame.Bytes(), page
+	})
 	if err := ltx.NewDecoder(bytes.NewReader(b)).Verify(); err != nil {
 		t.Fatalf("the library refuses the legacy file: %v", err)
 	}

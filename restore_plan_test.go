@@ -142,7 +142,11 @@ func TestPlanRestore_Oracle(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	const newest = 9
-	for range 20000 {
+	rounds := 20000
+	if raceEnabled {
+		rounds /= 10
+	}
+	for range rounds {
 		var levels [10][]*ltx.FileInfo
 		var all []*ltx.FileInfo
 		for range 1 + rnd.IntN(9) {

@@ -1,0 +1,5 @@
+//go:build !race
+
+package litestream_test
+
+const raceEnabled = false
