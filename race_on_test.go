@@ -2,6 +2,6 @@
 
 package litestream_test
 
-// raceEnabled says that the race detector slows checksums down twentyfold, so
-// that tests of volume leave most of it out.
+// raceEnabled says that checksums are slowed down twentyfold, so that tests of
+// volume do less.
 const raceEnabled = true
