@@ -28,6 +28,9 @@ import (
 // section 1.3).
 const HeaderSize = 100
 
+// minUsable is the fewest bytes of a page that SQLite accepts.
+const minUsable = 480
+
 // magic begins every database that is not encrypted.
 const magic = "SQLite format 3\x00"
 
@@ -40,7 +43,7 @@ var (
 // A Header is what replication needs of the first 100 bytes of a database.
 type Header struct {
 	PageSize   uint32
-	WAL        bool   // read and write versions say write-ahead log
+	WAL        bool   // the read version says write-ahead log
 	PageN      uint32 // size in pages; valid only if SizeValid
 	SizeValid  bool   // the change counter says that PageN is up to date
 	AutoVacuum bool
@@ -76,10 +79,18 @@ func ParseHeader(b []byte) (Header, error) {
 	if size < 512 || size&(size-1) != 0 {
 		return Header{}, fmt.Errorf("%w: page size %d", ErrFormat, size)
 	}
+	switch reserved := uint32(b[20]); {
+	case b[19] > 2:
+		return Header{}, fmt.Errorf("%w: read version %d", ErrFormat, b[19])
+	case b[21] != 64 || b[22] != 32 || b[23] != 32:
+		return Header{}, fmt.Errorf("%w: payload fractions %d, %d, %d", ErrFormat, b[21], b[22], b[23])
+	case size-reserved < minUsable:
+		return Header{}, fmt.Errorf("%w: page size %d with %d reserved", ErrFormat, size, reserved)
+	}
 	pageN := binary.BigEndian.Uint32(b[28:])
 	return Header{
 		PageSize:   size,
-		WAL:        b[18] == 2 && b[19] == 2,
+		WAL:        b[19] == 2,
 		PageN:      pageN,
 		SizeValid:  pageN > 0 && binary.BigEndian.Uint32(b[24:]) == binary.BigEndian.Uint32(b[92:]),
 		AutoVacuum: binary.BigEndian.Uint32(b[52:]) != 0,
