@@ -27,7 +27,7 @@ type conn struct {
 // closed before.
 func openConn(tb testing.TB, path string) *conn {
 	tb.Helper()
-	c, err := (&sqlite3.SQLiteDriver{}).Open("file:" + path + "?_busy_timeout=0")
+	c, err := (&sqlite3.SQLiteDriver{}).Open("file:" + path + "?_busy_timeout=0&_synchronous=OFF")
 	if err != nil {
 		tb.Fatal(err)
 	}
