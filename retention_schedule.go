@@ -13,7 +13,7 @@ func (c *Compactor) NextL0Retention() (time.Time, bool) {
 	if c.L0Retention <= 0 || len(files) < 2 || files[0].max > c.state[1].maxTXID {
 		return time.Time{}, false
 	}
-	at := time.UnixMilli(files[0].createdAt).Add(c.L0Retention)
+	at := time.UnixMilli(files[0].createdAt).Add(c.L0Retention + c.Grace)
 	if at.Before(c.Now()) {
 		return time.Time{}, false
 	}
