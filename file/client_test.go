@@ -142,8 +142,7 @@ func TestReplicaClient_FailedWriteLeavesNothing(t *testing.T) {
 			dir := t.TempDir()
 			c := file.NewReplicaClient(dir)
 			_, err := c.WriteLTXFile(ctx, 0, 1, 1, r)
-			var re *litestream.ReplicaError
-			if !errors.As(err, &re) {
+			if _, ok := errors.AsType[*litestream.ReplicaError](err); !ok {
 				t.Fatalf("err=%v, want a ReplicaError", err)
 			}
 			if names := dirNames(t, filepath.Join(dir, "ltx", "0")); len(names) != 0 {
