@@ -1,0 +1,164 @@
+package s3
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"strings"
+
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/smithy-go"
+
+	"github.com/benbjohnson/litestream"
+)
+
+// permanentCodes are the answers that no retry heals, with what to change.
+var permanentCodes = map[string]string{
+	"NoSuchBucket":                                   "create the bucket, or correct its name, region and endpoint",
+	"InvalidBucketName":                              "correct the bucket's name",
+	"AccessDenied":                                   "allow these credentials to list, get, put and delete objects in the bucket",
+	"AllAccessDisabled":                              "the provider has disabled the bucket",
+	"AccountProblem":                                 "ask the provider about the account",
+	"InvalidAccessKeyId":                             "correct access-key-id",
+	"XAdminUserNotFound":                             "correct access-key-id",
+	"SignatureDoesNotMatch":                          "correct secret-access-key",
+	"InvalidToken":                                   "correct the session token, or leave it out",
+	"PermanentRedirect":                              "set region to where the bucket lies, or correct the endpoint",
+	"AuthorizationHeaderMalformed":                   "set region to where the bucket lies",
+	"IllegalLocationConstraint":                      "set region to where the bucket lies",
+	"InvalidStorageClass":                            "correct storage-class",
+	"EntityTooLarge":                                 "raise part-size",
+	"InvalidRequest":                                 "the server refuses this kind of request: check encryption and provider settings",
+	"InvalidArgument":                                "the server refuses this kind of request: check encryption and provider settings",
+	"KMS.NotFoundException":                          "correct sse-kms-key-id",
+	"KMS.DisabledException":                          "enable the key of sse-kms-key-id",
+	"KMS.AccessDeniedException":                      "allow these credentials to use the key of sse-kms-key-id",
+	"MethodNotAllowed":                               "the endpoint does not serve this kind of request: check that it is an S3 endpoint",
+	"NotImplemented":                                 "the server does not know this kind of request",
+	"InvalidEncryptionAlgorithmError":                "correct sse-customer-algorithm",
+	"ServerSideEncryptionConfigurationNotFoundError": "correct the encryption of the bucket",
+}
+
+// passingCodes are answers with status 403 that a retry may heal.
+var passingCodes = map[string]bool{
+	"RequestTimeTooSkewed": true, // the SDK corrects its clock by the answer
+	"ExpiredToken":         true, // the SDK fetches a new one
+	"RequestExpired":       true,
+	"SlowDown":             true,
+	"QuotaExceeded":        true,
+}
+
+// keyError is the error of one key of a batch delete.
+type keyError struct{ code, message string }
+
+func (e *keyError) Error() string { return fmt.Sprintf("%s: %s", e.code, e.message) }
+
+// errorCode returns the service's code of an error, or what comes next to it.
+func errorCode(err error) string {
+	var (
+		api  smithy.APIError
+		key  *keyError
+		resp *awshttp.ResponseError
+	)
+	switch {
+	case errors.As(err, &key):
+		return key.code
+	case errors.As(err, &api) && api.ErrorCode() != "" && api.ErrorCode() != "UnknownError":
+		return api.ErrorCode()
+	case errors.As(err, &resp) && resp.HTTPStatusCode() != 0:
+		return fmt.Sprintf("HTTP%d", resp.HTTPStatusCode())
+	case errors.Is(err, context.Canceled):
+		return "Canceled"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "DeadlineExceeded"
+	}
+	return ""
+}
+
+// wrap is fail for an error that may have been through it already.
+func (c *ReplicaClient) wrap(op, key string, err error) error {
+	if _, ok := errors.AsType[*litestream.ReplicaError](err); ok {
+		return err
+	}
+	return c.fail(op, key, err)
+}
+
+// fail names operation, bucket, key and the service's code, and judges whether
+// a retry can help.
+func (c *ReplicaClient) fail(op, key string, err error) error {
+	re := &litestream.ReplicaError{
+		Type:   ReplicaClientType,
+		Op:     op,
+		Bucket: c.Bucket,
+		Key:    key,
+		Code:   errorCode(err),
+		Err:    err,
+	}
+	status := 0
+	if resp := (*awshttp.ResponseError)(nil); errors.As(err, &resp) {
+		status = resp.HTTPStatusCode()
+	}
+	hint, permanent := permanentCodes[re.Code]
+	switch {
+	case errors.Is(err, fs.ErrExist), errors.Is(err, fs.ErrNotExist):
+	case re.Code == "NoSuchKey", re.Code == "NotFound" && op != "list":
+		re.Err = fmt.Errorf("%w: %w", fs.ErrNotExist, err)
+	case status == http.StatusPreconditionFailed:
+		re.Err = fmt.Errorf("%w: %w", fs.ErrExist, err)
+	case permanent:
+		re.Permanent, re.Hint = true, hint
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		re.Permanent = !passingCodes[re.Code]
+		if re.Permanent {
+			re.Hint = "check the credentials and what they are allowed to do"
+		}
+	case status == http.StatusMovedPermanently:
+		re.Permanent, re.Hint = true, permanentCodes["PermanentRedirect"]
+	default:
+		re.Permanent, re.Hint = judgeTransport(err)
+	}
+	return re
+}
+
+// judgeTransport looks at errors that came before there was an answer.
+func judgeTransport(err error) (permanent bool, hint string) {
+	var (
+		unknownCA x509.UnknownAuthorityError
+		wrongName x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		record    tls.RecordHeaderError
+		dns       *net.DNSError
+	)
+	switch {
+	case errors.As(err, &unknownCA):
+		return true, "name the server's certificate authority in AWS_CA_BUNDLE, or set skip-verify"
+	case errors.As(err, &wrongName), errors.As(err, &invalid):
+		return true, "correct the endpoint or the server's certificate"
+	case errors.As(err, &record):
+		return true, "the endpoint does not speak TLS: use http://"
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return false, "check endpoint and region, and the host's name resolution"
+	case strings.Contains(err.Error(), "get credentials:"):
+		// The SDK has no type for a credential chain that found nothing.
+		return false, "set access-key-id and secret-access-key, or the AWS environment"
+	}
+	return false, ""
+}
+
+// isConditionUnsupported reports whether a server refused the If-None-Match
+// header itself, rather than found the object.
+func isConditionUnsupported(err error) bool {
+	if err == nil {
+		return false
+	}
+	var resp *awshttp.ResponseError
+	if errors.As(err, &resp) && resp.HTTPStatusCode() == http.StatusNotImplemented {
+		return true
+	}
+	return errorCode(err) == "NotImplemented"
+}

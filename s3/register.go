@@ -1,0 +1,7 @@
+package s3
+
+import "github.com/benbjohnson/litestream"
+
+func init() {
+	litestream.RegisterReplicaClientFactory(ReplicaClientType, newReplicaClientFromURL)
+}
