@@ -66,6 +66,7 @@ type applier struct {
 	work    chan *batch
 	running []*batch // in file order, oldest first
 	idle    []*batch
+	foldErr error // of the first batch that failed; later ones mean nothing
 }
 
 // apply reads all files of a plan into a.out. A run that fails has written an
@@ -102,7 +103,7 @@ func (a *applier) apply(ctx context.Context, client ReplicaClient, plan []*ltx.F
 	})
 	// What a newer file got wrong comes first: it may be why an older one
 	// seems not to fit.
-	for len(a.running) > 0 {
+	for len(a.running) > 0 && a.foldErr == nil {
 		if err := a.fold(); err != nil {
 			return err
 		}
@@ -236,8 +237,14 @@ func (a *applier) idleBatch(in *input) (*batch, error) {
 	return b, nil
 }
 
-// fold waits for the oldest batch and adds its result to its file's.
+// fold waits for the oldest batch and adds its result to its file's. After an
+// error it must not be called again.
 func (a *applier) fold() error {
+	a.foldErr = a.foldOldest()
+	return a.foldErr
+}
+
+func (a *applier) foldOldest() error {
 	b := a.running[0]
 	a.running = a.running[1:]
 	<-b.done

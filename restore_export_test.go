@@ -1,6 +1,8 @@
 package litestream
 
 import (
+	"context"
+	"os"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -25,6 +27,13 @@ func (opt *RestoreOptions) SetKnobs(k RestoreKnobs) {
 // PlanRestore is planRestore.
 func PlanRestore(levels [SnapshotLevel + 1][]*ltx.FileInfo, txID ltx.TXID, timestamp time.Time) ([]*ltx.FileInfo, error) {
 	return planRestore(levels, txID, timestamp)
+}
+
+// ApplyPlan writes the pages of a plan to out, without the care for files
+// that Restore takes.
+func ApplyPlan(ctx context.Context, client ReplicaClient, plan []*ltx.FileInfo, out *os.File) error {
+	opt := NewRestoreOptions().withDefaults()
+	return (&applier{out: out}).apply(ctx, client, plan, opt.knobs.fetch, new(progress))
 }
 
 // JoinCRC and ShiftPageChecksum expose the arithmetic of checksums.

@@ -78,7 +78,7 @@ func createRestoreOutput(path string, force bool) (*restoreOutput, error) {
 	}
 	temp := path + restoreTempSuffix
 	for {
-		f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE, 0o666)
+		f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o666)
 		if err != nil {
 			return nil, outputError("create", err)
 		}

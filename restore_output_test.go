@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/pierrec/lz4/v4"
@@ -116,6 +117,42 @@ func TestRestore_ModeFollowsUmask(t *testing.T) {
 	if got, want := info.Mode(), os.FileMode(0o640); got != want {
 		t.Errorf("mode=%s, want %s", got, want)
 	}
+}
+
+func TestRestore_DiskFull(t *testing.T) {
+	client, _ := damagedReplica(t, false)
+	plan, err := litestream.CalcRestorePlan(t.Context(), client, 0, time.Time{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	err = litestream.ApplyPlan(t.Context(), client, plan, full)
+	if !errors.Is(err, litestream.ErrDiskFull) || !strings.HasPrefix(err.Error(), "write restored database: ") {
+		t.Errorf("err=%v, want ErrDiskFull", err)
+	}
+}
+
+func TestRestore_RefusesLinkedTemporary(t *testing.T) {
+	client, _ := damagedReplica(t, false)
+	opt := testOptions(t)
+	if err := os.MkdirAll(filepath.Dir(opt.OutputPath), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	victim := filepath.Join(t.TempDir(), "victim")
+	if err := os.WriteFile(victim, []byte("data"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, opt.OutputPath+".tmp"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := litestream.Restore(t.Context(), client, opt); !errors.Is(err, syscall.ELOOP) {
+		t.Errorf("err=%v, want ELOOP", err)
+	}
+	wantImage(t, victim, []byte("data"))
 }
 
 func TestRestore_TakesOverKilledRestore(t *testing.T) {
