@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/benbjohnson/litestream/internal/sqlitefile"
+	"github.com/benbjohnson/litestream/internal/wal"
 )
 
 // checkpointMode is what decideCheckpoint asks for.
@@ -92,7 +93,7 @@ func checkpointTruncateIfHuge(in checkpointInput) checkpointMode {
 // checkpointIfNeeded makes the checkpoint that the thresholds ask for. Only a
 // pinned database is checkpointed: the pin is what keeps the application's own
 // checkpoints from completing.
-func (db *DB) checkpointIfNeeded(ctx context.Context, fp sqlitefile.Fingerprint) error {
+func (db *DB) checkpointIfNeeded(fp sqlitefile.Fingerprint) error {
 	h, cur := db.st.handle, db.st.cursor
 	if h == nil || !h.pinned || !cur.HasFrames() {
 		return nil
@@ -107,7 +108,7 @@ func (db *DB) checkpointIfNeeded(ctx context.Context, fp sqlitefile.Fingerprint)
 	if mode == checkpointNone {
 		return nil
 	}
-	return db.checkpoint(ctx, mode)
+	return db.checkpoint(mode)
 }
 
 // Checkpoint makes a PASSIVE checkpoint now, if the database is pinned.
@@ -119,16 +120,16 @@ func (db *DB) Checkpoint(ctx context.Context) error {
 	if db.st.handle == nil || !db.st.handle.pinned {
 		return nil
 	}
-	return db.checkpoint(ctx, checkpointPassive)
+	return db.checkpoint(checkpointPassive)
 }
 
-func (db *DB) checkpoint(ctx context.Context, mode checkpointMode) error {
+func (db *DB) checkpoint(mode checkpointMode) error {
 	start := db.knobs.now()
 	var err error
 	if mode == checkpointTruncate {
 		err = db.truncateLog()
 	} else {
-		err = db.passive(ctx)
+		err = db.passive()
 	}
 	db.metrics.checkpointed(string(mode), db.knobs.now().Sub(start), err)
 	salt1, _ := db.st.cursor.Salts()
@@ -144,46 +145,61 @@ func (db *DB) checkpoint(ctx context.Context, mode checkpointMode) error {
 }
 
 // passive makes a checkpoint that loses nothing: under the write lock the log
-// is captured to its end, then the pin is let go, the checkpoint runs, and the
-// pin is retaken. No commit fits in between, so if the checkpoint moved every
-// frame, the log may restart once and all that it held is captured.
-func (db *DB) passive(ctx context.Context) (err error) {
+// is read to its end, then the pin is let go, the checkpoint runs, and the pin
+// is retaken. No commit fits in between, so if the checkpoint moved every
+// frame, the log may restart once, and all that it held has been read. What
+// was read is staged only after the lock is released: writers wait for the
+// checkpoint, not for the staging disk.
+func (db *DB) passive() error {
 	h := db.st.handle
 	db.st.ckpt.complete = false
-	lock, err := openSQLite(db.path, db.BusyTimeout)
-	if err != nil {
+	if err := db.ensureMeta(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lock.close()) }()
-	if err := lock.exec("BEGIN IMMEDIATE"); err != nil {
-		return err
+	res, complete, err := db.checkpointUnderLock()
+	if err != nil || res.Reason != "" {
+		return err // a diff comes first; the write lock is not held for that
 	}
-	defer func() { err = errors.Join(err, lock.exec("ROLLBACK")) }()
-
-	for {
-		more, err := db.captureOnce(ctx, captureLimit{provenOnly: true})
-		if errors.Is(err, errNotProven) {
-			return nil // a diff comes first; the write lock is not held for that
-		} else if err != nil {
-			return err
-		}
-		if !more {
-			break
-		}
-	}
-	if err := h.unpin(); err != nil {
-		return err
-	}
-	complete, err := walCheckpoint(h.conn, checkpointPassive)
-	if perr := h.pin(); perr != nil {
-		return errors.Join(err, perr, db.closeHandle(true))
-	}
-	if err != nil {
+	h.sealed = false
+	if err := db.publishTail(res); errors.Is(err, errPublishRule) {
+		return nil // the next look takes a diff
+	} else if err != nil {
 		return err
 	}
 	db.st.ckpt.complete = complete
-	h.sealed = complete && db.st.cursor.HasFrames()
+	h.sealed = complete && h.pinned && db.st.cursor.HasFrames()
 	return nil
+}
+
+// checkpointUnderLock returns what the log held behind the cursor, and whether
+// the checkpoint moved every frame.
+func (db *DB) checkpointUnderLock() (res wal.Result, complete bool, err error) {
+	h := db.st.handle
+	lock, err := openSQLite(db.path, db.BusyTimeout)
+	if err != nil {
+		return res, false, err
+	}
+	defer func() { err = errors.Join(err, lock.close()) }()
+	if err := lock.exec("BEGIN IMMEDIATE"); err != nil {
+		return res, false, err
+	}
+	defer func() {
+		err = errors.Join(err, lock.exec("ROLLBACK"))
+		if err != nil {
+			err = errors.Join(err, res.Frames.Close())
+		}
+	}()
+	if res, err = db.tail(db.spool()); err != nil || res.Reason != "" {
+		return res, false, err
+	}
+	if err := h.unpin(); err != nil {
+		return res, false, err
+	}
+	complete, err = walCheckpoint(h.conn, checkpointPassive)
+	if perr := h.pin(); perr != nil {
+		err = errors.Join(err, perr, db.closeHandle(true))
+	}
+	return res, complete, err
 }
 
 // truncateLog cuts the log to nothing. It runs without the write lock, which

@@ -103,7 +103,7 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 		return nil
 	}
 	if !force && !db.changed(fp, now) {
-		if err := db.checkpointIfNeeded(ctx, fp); err != nil {
+		if err := db.checkpointIfNeeded(fp); err != nil {
 			return err
 		}
 		return db.rest(fp, now)
@@ -119,7 +119,7 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 	}
 	db.st.seen, db.st.settled, db.st.moved = fp, fp.Settled(now, clockMargin), 0
 	db.setState(DBStateOK, nil)
-	if err := db.checkpointIfNeeded(ctx, fp); err != nil {
+	if err := db.checkpointIfNeeded(fp); err != nil {
 		return err
 	}
 	return db.rest(fp, now)
@@ -250,50 +250,63 @@ func (db *DB) captureOnce(ctx context.Context, limit captureLimit) (more bool, e
 	if err := db.ensureMeta(); err != nil {
 		return false, err
 	}
-	h := db.st.handle
-	main, err := sqlitefile.StatFile(h.main)
-	if err != nil {
-		return false, err
-	}
 	opt := db.spool()
 	opt.Limit, opt.EndAt = db.MaxSyncWALBytes, limit.endAt
-	res, err := wal.Tail(db.st.cursor, wal.Source{
-		Path: sqlitefile.WALPath(db.path), BootID: db.knobs.bootID, Main: main,
-		Pages: h.main, Pinned: h.pinned && h.sealed,
-	}, opt)
+	res, err := db.tail(opt)
 	if err != nil {
-		return false, classifyIO(err)
+		return false, err
 	}
 	if res.Reason != "" && limit.provenOnly {
 		return false, fmt.Errorf("%w: %s", errNotProven, res.Reason)
 	} else if res.Reason != "" {
 		return false, db.captureDiff(res.Reason)
 	}
-	if res.Cursor.Header != db.st.cursor.Header {
-		h.sealed = false // the one restart has happened
-	}
-	if res.Frames == nil {
-		db.st.cursor = res.Cursor
-		return false, nil
-	}
-	defer func() { err = errors.Join(err, res.Frames.Close()) }()
-	c := db.nextCapture()
-	out, err := c.tail(res)
+	err = db.publishTail(res)
 	if errors.Is(err, errPublishRule) && limit.provenOnly {
 		return false, fmt.Errorf("%w: %w", errNotProven, err)
 	} else if errors.Is(err, errPublishRule) {
 		db.Logger.Debug("tail does not hold the publish rule, taking a diff", "db", db.path, "error", err)
 		return false, db.captureDiff("publish-rule")
-	} else if err != nil {
-		return false, err
 	}
-	if err := db.publishFile(out, "tail", ""); err != nil {
-		return false, err
+	return res.More, err
+}
+
+// tail looks at the log behind the cursor. The caller closes the frames, or
+// hands the result to publishTail.
+func (db *DB) tail(opt wal.Options) (wal.Result, error) {
+	h := db.st.handle
+	main, err := sqlitefile.StatFile(h.main)
+	if err != nil {
+		return wal.Result{}, err
 	}
-	db.applyTail(out)
+	res, err := wal.Tail(db.st.cursor, wal.Source{
+		Path: sqlitefile.WALPath(db.path), BootID: db.knobs.bootID, Main: main,
+		Pages: h.main, Pinned: h.pinned && h.sealed,
+	}, opt)
+	return res, classifyIO(err)
+}
+
+// publishTail stages the frames of a proven look, if there are any, and moves
+// the cursor behind them. It closes the frames.
+func (db *DB) publishTail(res wal.Result) (err error) {
+	if res.Frames != nil {
+		defer func() { err = errors.Join(err, res.Frames.Close()) }()
+		c := db.nextCapture()
+		out, err := c.tail(res)
+		if err != nil {
+			return classifyIO(err)
+		}
+		if err := db.publishFile(out, "tail", ""); err != nil {
+			return err
+		}
+		db.applyTail(out)
+		db.metrics.walBytes(res.Frames.FrameN * (int64(res.Frames.PageSize) + WALFrameHeaderSize))
+	}
+	if res.Cursor.Header != db.st.cursor.Header {
+		db.st.handle.sealed = false // the one restart has happened
+	}
 	db.st.cursor = res.Cursor
-	db.metrics.walBytes(res.Frames.FrameN * (int64(res.Frames.PageSize) + WALFrameHeaderSize))
-	return res.More, nil
+	return nil
 }
 
 // nextCapture prepares the file of the next TXID.
