@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -34,7 +36,7 @@ type S3Server struct {
 	AccessKey string
 	SecretKey string
 	Region    string
-	CAFile    string // certificate to trust (PEM), for child processes in SSL_CERT_FILE; empty for plain http
+	CAFile    string // PEM file with the certificate to trust; empty for plain http
 
 	tb testing.TB
 	p  *process
@@ -56,6 +58,20 @@ func newS3Server(p *process, caFile string) *S3Server {
 		s.Endpoint = "https://" + p.addr
 	}
 	return s
+}
+
+// Env returns the environment for a child process that uses the server: ours
+// without what the AWS SDK reads (AWS_CA_BUNDLE alone stops upstream from
+// starting), with the server's credentials and certificate.
+func (s *S3Server) Env() []string {
+	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		return strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "LITESTREAM_") || strings.HasPrefix(kv, "SSL_CERT_")
+	})
+	env = append(env, "AWS_ACCESS_KEY_ID="+s.AccessKey, "AWS_SECRET_ACCESS_KEY="+s.SecretKey)
+	if s.CAFile != "" {
+		env = append(env, "SSL_CERT_FILE="+s.CAFile)
+	}
+	return env
 }
 
 // Stop ends the server's process and waits for it. Its data stays, and its port

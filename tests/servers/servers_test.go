@@ -2,14 +2,19 @@ package servers_test
 
 import (
 	"bytes"
+	"database/sql"
+	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	_ "github.com/mattn/go-sqlite3" // the driver "sqlite3"
 	"go.uber.org/goleak"
 
 	"github.com/benbjohnson/litestream/tests/servers"
@@ -86,6 +91,45 @@ func get(t *testing.T, client *s3.Client) ([]byte, error) {
 	}
 	defer out.Body.Close()
 	return io.ReadAll(out.Body)
+}
+
+// TestEnv lets upstream use a server over TLS with what Env gives it.
+func TestEnv(t *testing.T) {
+	upstream := servers.Upstream(t)
+	server := servers.Versitygw(t, true)
+	server.CreateBucket("bucket")
+	t.Setenv("AWS_CA_BUNDLE", server.CAFile)
+	t.Setenv("AWS_ACCESS_KEY_ID", "wrong")
+
+	dir := t.TempDir()
+	db, err := sql.Open("sqlite3", filepath.Join(dir, "a.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.ExecContext(t.Context(), `CREATE TABLE t (x)`); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(dir, "litestream.yml")
+	text := fmt.Sprintf("dbs:\n- path: %s\n  replica: {url: s3://bucket/a, endpoint: %q, region: %s}\n",
+		filepath.Join(dir, "a.db"), server.Endpoint, server.Region)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(upstream, "replicate", "-once", "-config", config)
+	cmd.Env = server.Env()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("replicate: %v\n%s", err, out)
+	}
+	list, err := server.Client().ListObjectsV2(t.Context(), &s3.ListObjectsV2Input{Bucket: aws.String("bucket")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Contents) == 0 {
+		t.Error("the bucket is empty after a replication")
+	}
 }
 
 func TestUpstream(t *testing.T) {
