@@ -58,10 +58,6 @@ func NewReplicaWithClient(db *DB, client ReplicaClient) *Replica {
 // DB returns the database.
 func (r *Replica) DB() *DB { return r.db }
 
-// Locator is implemented by clients that can name their destination in one
-// line without secrets, such as "s3://bucket/path?endpoint=…".
-type Locator interface{ Location() string }
-
 // Location names the replica for people and logs.
 func (r *Replica) Location() string {
 	if l, ok := r.Client.(Locator); ok {

@@ -88,3 +88,8 @@ type OperationObserver interface {
 type ObservableClient interface {
 	SetObserver(o OperationObserver)
 }
+
+// Locator is implemented by clients that can name their destination in one
+// line without secrets, such as "s3://bucket/path?endpoint=…". Two clients of
+// one destination give the same line: it is what a page ledger is bound to.
+type Locator interface{ Location() string }

@@ -69,6 +69,9 @@ func NewReplicaClient(path string) *ReplicaClient {
 // Type returns "file".
 func (c *ReplicaClient) Type() string { return ReplicaClientType }
 
+// Location names the destination in one line.
+func (c *ReplicaClient) Location() string { return "file://" + c.path }
+
 // Path returns the folder of the replica.
 func (c *ReplicaClient) Path() string { return c.path }
 

@@ -36,6 +36,7 @@ var (
 	_ litestream.ExclusiveWriter  = (*ReplicaClient)(nil)
 	_ litestream.Prefixer         = (*ReplicaClient)(nil)
 	_ litestream.ObservableClient = (*ReplicaClient)(nil)
+	_ litestream.Locator          = (*ReplicaClient)(nil)
 )
 
 // ReplicaClient stores the LTX files of one database below one prefix of a
@@ -64,6 +65,15 @@ func NewReplicaClient() *ReplicaClient {
 
 // Type returns "s3".
 func (c *ReplicaClient) Type() string { return ReplicaClientType }
+
+// Location names the destination in one line, without secrets.
+func (c *ReplicaClient) Location() string {
+	loc := "s3://" + c.Bucket + "/" + c.Path
+	if c.Endpoint != "" {
+		loc += "?endpoint=" + c.Endpoint
+	}
+	return loc
+}
 
 // SetLogger sets where the client reports what it learns of the server.
 func (c *ReplicaClient) SetLogger(logger *slog.Logger) {
