@@ -164,25 +164,40 @@ func (c *ReplicaConfig) filePath() string {
 	return filepath.Join("/", filepath.FromSlash(urlPath))
 }
 
+// place returns where an object store keeps the replica.
+func (c *ReplicaConfig) place() (bucket, key, endpoint string) {
+	if c.URL == "" {
+		return c.Bucket, c.Path, c.Endpoint
+	}
+	_, host, urlPath, query, _, err := litestream.ParseReplicaURL(c.URL)
+	if err != nil {
+		return "", "", "" // refused by validateOwn
+	}
+	return host, urlPath, cmp.Or(c.Endpoint, query.Get("endpoint"))
+}
+
 // destination names the place that the replica writes to, in a form that is
 // equal for two replicas that write to the same place. It holds no secret.
 func (c *ReplicaConfig) destination() string {
 	if c.replicaType() == replicaTypeFile {
 		return c.filePath()
 	}
-	bucket, key, endpoint := c.Bucket, c.Path, c.Endpoint
-	if c.URL != "" {
-		_, host, urlPath, query, _, err := litestream.ParseReplicaURL(c.URL)
-		if err != nil {
-			return "" // refused by validateOwn
-		}
-		bucket, key, endpoint = host, urlPath, cmp.Or(endpoint, query.Get("endpoint"))
-	}
+	bucket, key, endpoint := c.place()
 	dest := c.replicaType() + "://" + bucket + "/" + key
 	if endpoint != "" {
 		dest += " at " + redactURL(endpoint)
 	}
 	return dest
+}
+
+// logArgs returns what the log says of the replica.
+func (c *ReplicaConfig) logArgs() []any {
+	args := []any{"type", c.replicaType(), "sync-interval", c.syncInterval()}
+	if c.replicaType() == replicaTypeFile {
+		return append(args, "path", c.filePath())
+	}
+	bucket, key, endpoint := c.place()
+	return append(args, "bucket", bucket, "path", key, "region", c.Region, "endpoint", redactURL(endpoint))
 }
 
 // newReplicaClient returns the client of a replica that was validated. It

@@ -461,3 +461,14 @@ func FuzzParseConfig(f *testing.F) {
 		warningText(cfg)
 	})
 }
+
+// TestExampleConfig holds that the example is accepted without a warning.
+func TestExampleConfig(t *testing.T) {
+	cfg, err := readConfigFile("../../examples/litestream.yml", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cfg.DBs) != 2 || len(cfg.warnings) > 0 {
+		t.Fatalf("got %d databases and warnings %s", len(cfg.DBs), warningText(cfg))
+	}
+}

@@ -112,7 +112,7 @@ func (a *app) printLTXFiles(files []*ltx.FileInfo, asJSON bool) error {
 // source is the replica that a command reads, named by URL or through the
 // configuration.
 type source struct {
-	arg     string // as given for a URL, else the expanded database path
+	arg     string // as given
 	db      *DBConfig
 	client  litestream.ReplicaClient
 	logging LoggingConfig
@@ -151,7 +151,7 @@ func (a *app) findReplica(conf *configFlags, arg string) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &source{arg: path, db: db, client: client, logging: cfg.Logging}, nil
+	return &source{arg: arg, db: db, client: client, logging: cfg.Logging}, nil
 }
 
 // unwrapConfigError drops the key from a rule that a command-line URL breaks.

@@ -9,13 +9,16 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 func main() {
-	a := &app{stdout: os.Stdout, stderr: os.Stderr, signals: notifySignals}
+	a := &app{stdout: os.Stdout, stderr: os.Stderr, signals: notifySignals, newRunner: newStore}
 	copyEnv("LITESTREAM_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID")
 	copyEnv("LITESTREAM_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY")
 	os.Exit(a.main(context.Background(), os.Args[1:]))
@@ -34,6 +37,9 @@ type app struct {
 
 	// signals delivers interrupts until stop is called.
 	signals func() (c <-chan os.Signal, stop func())
+
+	// newRunner makes what replicate keeps running. It starts nothing.
+	newRunner func(cfg *Config, reg prometheus.Registerer, logger *slog.Logger) (runner, error)
 }
 
 // errUsage ends the command with status 1 when all has been said already.
@@ -81,7 +87,7 @@ func commands() []command {
 		{"list", "list the databases of a running daemon", nil, nil},
 		{"ltx", "list the LTX files of a replica", &ltxHelp, (*app).runLTX},
 		{"register", "add a database to a running daemon", nil, nil},
-		{"replicate", "replicate databases until stopped, or once", nil, nil},
+		{"replicate", "replicate databases until stopped, or once", &replicateHelp, (*app).runReplicate},
 		{"reset", "forget the local replication state of a database", &resetHelp, (*app).runReset},
 		{"restore", "write a database from a replica", &restoreHelp, (*app).runRestore},
 		{"start", "start replicating a database of a running daemon", nil, nil},

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/benbjohnson/litestream"
 )
 
 var resetHelp = help{
@@ -19,9 +21,6 @@ var resetHelp = help{
 	},
 	examples: []string{"reset /path/to/db", "reset -dry-run -config /etc/litestream.yml /path/to/db"},
 }
-
-// ledgerName is the page ledger's file in a metadata directory.
-const ledgerName = "ledger"
 
 func (a *app) runReset(_ context.Context, args []string) error {
 	var conf configFlags
@@ -68,7 +67,7 @@ func (a *app) runReset(_ context.Context, args []string) error {
 	ltxDir := filepath.Join(metaPath, "ltx")
 	printf(a.stdout, "Resetting local Litestream state for: %s\nRemoving: %s\n", path, ltxDir)
 	// The ledger goes first: alone it would stand for files that are gone.
-	if err := os.RemoveAll(filepath.Join(metaPath, ledgerName)); err != nil {
+	if err := os.RemoveAll(litestream.LedgerPath(metaPath)); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(ltxDir); err != nil {
@@ -89,7 +88,7 @@ func (a *app) previewReset(path, metaPath string) error {
 			return err
 		case d.IsDir() && p != metaPath && filepath.Dir(p) == metaPath && p != ltxDir:
 			return fs.SkipDir
-		case !d.IsDir() && (filepath.Dir(p) != metaPath || d.Name() == ledgerName):
+		case !d.IsDir() && (filepath.Dir(p) != metaPath || p == litestream.LedgerPath(metaPath)):
 			files = append(files, p)
 		}
 		return nil

@@ -142,7 +142,8 @@ func (a *app) runRestore(ctx context.Context, args []string) error {
 	}
 	if o.opt.OutputPath == "" {
 		o.opt.OutputPath = src.db.Path
-		o.opt.LedgerPath = filepath.Join(src.db.MetaPath, ledgerName)
+		o.opt.LedgerPath = litestream.LedgerPath(src.db.MetaPath)
+		o.opt.LedgerReplica = litestream.ReplicaIdentity(src.client)
 	}
 	line := newProgressLine(a.stderr)
 	defer line.clear()

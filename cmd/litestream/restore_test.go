@@ -206,7 +206,7 @@ func TestRestore_DryRun(t *testing.T) {
 	if diff := cmp.Diff(result{0, wantText, ""}, got, cmp.AllowUnexported(result{})); diff != "" {
 		t.Errorf("-dry-run (-want +got):\n%s", diff)
 	}
-	wantJSON := "{\n  \"source\": \"" + dir + "/a.db\",\n  \"target_path\": \"" + dir + "/a.db\",\n  \"replica\": \"file\",\n" +
+	wantJSON := "{\n  \"source\": \"a.db\",\n  \"target_path\": \"" + dir + "/a.db\",\n  \"replica\": \"file\",\n" +
 		"  \"min_txid\": \"0000000000000001\",\n  \"max_txid\": \"0000000000000001\",\n  \"files\": [\n    {\n      \"level\": 9,\n" +
 		"      \"name\": \"0000000000000001-0000000000000001.ltx\",\n      \"min_txid\": \"0000000000000001\",\n      \"max_txid\": \"0000000000000001\",\n" +
 		"      \"size\": " + size + ",\n      \"timestamp\": \"2026-01-02T03:04:05Z\"\n    }\n  ]\n}\n"
