@@ -87,6 +87,7 @@ type dbState struct {
 	cursor  wal.Cursor      // what txid covers
 	ledger  *pagesum.Ledger // page checksums at txid; nil if none are held
 	handle  *dbHandle       // nil while nothing is open
+	inode   wal.FileID      // of the file, claimed for this path
 	seen    sqlitefile.Fingerprint
 	settled bool // seen was older than the clock margin when it was taken
 	// suspended says that staging is full: nothing is captured or pinned
@@ -192,6 +193,7 @@ func (db *DB) Close(ctx context.Context) error {
 	if db.st.ledger != nil {
 		err = errors.Join(err, db.saveLedger())
 	}
+	db.shared.releaseInode(db.st.inode, db.path)
 	db.metrics.close()
 	db.setState(DBStateClosed, nil)
 	return err

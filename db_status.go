@@ -12,6 +12,7 @@ import (
 
 	"github.com/benbjohnson/litestream/internal/ltxfile"
 	"github.com/benbjohnson/litestream/internal/pagesum"
+	"github.com/benbjohnson/litestream/internal/wal"
 )
 
 // DBState says in one word how a database fares.
@@ -74,6 +75,20 @@ func (db *DB) publish() {
 type sharedState struct {
 	ledgers *pagesum.Budget
 	staged  *stageBudget
+	inodes  *inodeTable
+}
+
+func (s *sharedState) claimInode(id wal.FileID, path string) error {
+	if s == nil {
+		return nil
+	}
+	return s.inodes.claim(id, path)
+}
+
+func (s *sharedState) releaseInode(id wal.FileID, path string) {
+	if s != nil {
+		s.inodes.release(id, path)
+	}
 }
 
 func (s *sharedState) ledgerBudget() *pagesum.Budget {

@@ -78,23 +78,18 @@ var errAwaitReplica = errors.New("waiting for the replica's position")
 func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 	fp, err := sqlitefile.Take(db.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		db.setState(DBStateMissing, nil)
-		return db.closeHandle(false)
+		return db.letGo(DBStateMissing)
 	} else if err != nil {
 		return err
 	}
 	if fp.Main.Size == 0 && fp.WAL.Size == 0 {
-		db.setState(DBStateEmpty, nil)
-		return db.closeHandle(false)
+		return db.letGo(DBStateEmpty)
+	}
+	if err := db.identify(fp.Main.ID); err != nil {
+		return err
 	}
 	if err := db.load(); err != nil {
 		return err
-	}
-	if db.st.handle != nil && db.st.handle.id != fp.Main.ID {
-		db.Logger.Info("database file was replaced", "db", db.path)
-		if err := db.closeHandle(false); err != nil {
-			db.Logger.Warn("close replaced database", "db", db.path, "error", err)
-		}
 	}
 	if db.Replica != nil && db.st.txid == 0 && !db.Replica.asked() {
 		return errAwaitReplica
@@ -102,27 +97,52 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 	if db.st.suspended && !db.resume() {
 		return nil
 	}
-	if !force && !db.changed(fp, now) {
-		if err := db.checkpointIfNeeded(fp); err != nil {
+	if force || db.changed(fp, now) {
+		if db.shared.stageOver() {
+			return db.suspend()
+		}
+		if err := db.checkFileSystem(); err != nil {
 			return err
 		}
-		return db.rest(fp, now)
+		if err := db.capture(ctx, fp); err != nil {
+			return err
+		}
+		db.st.seen, db.st.settled, db.st.moved = fp, fp.Settled(now, clockMargin), 0
+		db.setState(DBStateOK, nil)
 	}
-	if db.shared.stageOver() {
-		return db.suspend()
-	}
-	if err := db.checkFileSystem(); err != nil {
-		return err
-	}
-	if err := db.capture(ctx, fp); err != nil {
-		return err
-	}
-	db.st.seen, db.st.settled, db.st.moved = fp, fp.Settled(now, clockMargin), 0
-	db.setState(DBStateOK, nil)
 	if err := db.checkpointIfNeeded(fp); err != nil {
 		return err
 	}
 	return db.rest(fp, now)
+}
+
+// letGo releases the file of a database that has nothing to capture.
+func (db *DB) letGo(state DBState) error {
+	err := db.closeHandle(false)
+	db.shared.releaseInode(db.st.inode, db.path)
+	db.st.inode = wal.FileID{}
+	db.setState(state, nil)
+	return err
+}
+
+// identify makes sure that what is open is the file that lies there now, and
+// that no other path leads to it.
+func (db *DB) identify(id wal.FileID) error {
+	if db.st.handle != nil && db.st.handle.id != id {
+		db.Logger.Info("database file was replaced", "db", db.path)
+		if err := db.closeHandle(false); err != nil {
+			db.Logger.Warn("close replaced database", "db", db.path, "error", err)
+		}
+	}
+	if db.st.inode != id {
+		db.shared.releaseInode(db.st.inode, db.path)
+		db.st.inode = wal.FileID{}
+		if err := db.shared.claimInode(id, db.path); err != nil {
+			return err
+		}
+		db.st.inode = id
+	}
+	return nil
 }
 
 // changed reports whether the database may differ from what was captured.

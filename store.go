@@ -131,6 +131,7 @@ func (s *Store) prepare(ctx context.Context) error {
 	}
 	s.shared = &sharedState{
 		ledgers: pagesum.NewBudget(0), staged: &stageBudget{limit: s.MaxStagedBytes},
+		inodes: newInodeTable(),
 	}
 	s.sched = newScheduler(s.submit)
 	s.monitors = workpool.New("monitor", s.MonitorWorkers)

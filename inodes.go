@@ -1,0 +1,45 @@
+package litestream
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/benbjohnson/litestream/internal/wal"
+)
+
+// inodeTable refuses a second path to a database that is replicated already,
+// by a symbolic or hard link: two owners of one inode in one process would
+// drop each other's locks whenever one closes a descriptor. It is safe for
+// concurrent use; nil refuses nothing.
+type inodeTable struct {
+	mu    sync.Mutex // guards paths; never held across I/O
+	paths map[wal.FileID]string
+}
+
+func newInodeTable() *inodeTable { return &inodeTable{paths: make(map[wal.FileID]string)} }
+
+// claim makes path the owner of an inode.
+func (t *inodeTable) claim(id wal.FileID, path string) error {
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if owner, ok := t.paths[id]; ok && owner != path {
+		return fmt.Errorf("is the same file as %s, which is replicated already: remove one of the two, or the link", owner)
+	}
+	t.paths[id] = path
+	return nil
+}
+
+// release gives an inode up if path owns it.
+func (t *inodeTable) release(id wal.FileID, path string) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.paths[id] == path {
+		delete(t.paths, id)
+	}
+}
