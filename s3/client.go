@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,10 @@ const ReplicaClientType = "s3"
 // MetadataTimestampKey is the name of the user metadata that holds the
 // timestamp of the LTX header (compat.md section 5.3).
 const MetadataTimestampKey = "litestream-timestamp"
+
+// maxBuffered is the size in bytes up to which a file is read when it is
+// opened. A larger one holds a connection until it is closed.
+const maxBuffered = 256 << 10
 
 // maxDeleteKeys is the most keys that one DeleteObjects takes.
 const maxDeleteKeys = 1000
@@ -139,7 +144,8 @@ func (s *session) customerKey() (algorithm, key, keyMD5 *string) {
 
 // OpenLTXFile reads size bytes of a file from offset on, or all that follow if
 // size is 0. From the end of the file on there is nothing to read. A connection
-// that breaks while reading is an error of the reader, never a short file.
+// that breaks while reading is an error, never a short file. Above 256 KiB the
+// file holds one of the MaxConns connections until it is closed.
 func (c *ReplicaClient) OpenLTXFile(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, offset, size int64) (io.ReadCloser, error) {
 	key := c.key(level, minTXID, maxTXID)
 	if offset < 0 || size < 0 {
@@ -175,7 +181,18 @@ func (s *session) open(ctx context.Context, key string, offset, size int64) (io.
 		s.observe("GET", 0, began, err)
 		return nil, s.fail("get", key, err)
 	}
-	return &objectReader{session: s, key: key, began: began, body: out.Body, r: body.r, left: body.left}, nil
+	or := &objectReader{session: s, key: key, began: began, body: out.Body, r: body.r, left: body.left}
+	if body.left > maxBuffered {
+		return or, nil
+	}
+	// The connection is free again before the caller opens the next file. Who
+	// merges hundreds of small files opens all of them first, and would wait
+	// for the connections that its own open files hold.
+	b, err := io.ReadAll(or)
+	if err := errors.Join(err, or.Close()); err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader(b)), nil
 }
 
 // rangedBody is the wanted part of an answer's body.

@@ -474,6 +474,20 @@ func TestPool_SharesConnections(t *testing.T) {
 	}
 }
 
+// Whoever merges files opens all of them before reading one.
+func TestReplicaClient_ManyOpenFiles(t *testing.T) {
+	data := replicatest.File(t, 1, 1, 1000, 0)
+	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(data) })
+	c := newClient(t, srv.config(), func(o *s3.Options) { o.MaxConns = 2 })
+	for txid := ltx.TXID(1); txid <= 20; txid++ {
+		r, err := c.OpenLTXFile(t.Context(), 0, txid, txid, 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+	}
+}
+
 type observation struct {
 	Op    string
 	Bytes int64

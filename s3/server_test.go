@@ -240,7 +240,7 @@ func TestReplicaClient_CutDownload(t *testing.T) {
 	replicatest.Write(t, c, 0, 1, 1, data)
 
 	for name, kind := range map[string]faultKind{"Cut": cutAnswer, "Stalled": hangAnswer} {
-		for _, size := range []int64{0, 1 << 19} {
+		for _, size := range []int64{0, 1 << 19, 1000} {
 			p.breakNext(1, "GET", kind)
 			got, err := replicatest.Read(t, c, 0, 1, 1, 0, size)
 			var re *litestream.ReplicaError

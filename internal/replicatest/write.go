@@ -66,7 +66,7 @@ func testExclusive(t *testing.T, newClient NewFunc, opts Options) {
 			if !errors.Is(err, fs.ErrExist) {
 				t.Errorf("second write of %d bytes: err=%v, want fs.ErrExist", n, err)
 			}
-			wantReplicaError(t, err)
+			wantReplicaError(t, opts, err)
 			if litestream.IsPermanent(err) {
 				t.Errorf("second write: %v is permanent", err)
 			}
@@ -137,7 +137,7 @@ func testMetadata(t *testing.T, newClient NewFunc, opts Options) {
 	}
 }
 
-func testBadHeader(t *testing.T, newClient NewFunc, _ Options) {
+func testBadHeader(t *testing.T, newClient NewFunc, opts Options) {
 	c := newClient(t)
 	for name, data := range map[string][]byte{
 		"empty": {}, "short": []byte("LTX1"), "other": bytes.Repeat([]byte("x"), 500),
@@ -147,7 +147,7 @@ func testBadHeader(t *testing.T, newClient NewFunc, _ Options) {
 			t.Errorf("%s: no error", name)
 			continue
 		}
-		wantReplicaError(t, err)
+		wantReplicaError(t, opts, err)
 	}
 	if a := List(t, c, 0, 0, false); len(a) != 0 {
 		t.Errorf("listed %q, want nothing", names(a))
@@ -164,7 +164,7 @@ func testBrokenSource(t *testing.T, newClient NewFunc, opts Options) {
 		if !errors.Is(err, broken) {
 			t.Errorf("source of %d bytes: err=%v, want the source's", len(data), err)
 		}
-		wantReplicaError(t, err)
+		wantReplicaError(t, opts, err)
 		if _, err := Read(t, c, 0, 1, 1, 0, 0); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("source of %d bytes: read err=%v, want fs.ErrNotExist", len(data), err)
 		}
