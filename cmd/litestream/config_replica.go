@@ -9,6 +9,7 @@ import (
 
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/file"
+	"github.com/benbjohnson/litestream/s3"
 )
 
 // secret is a string that no log line and no %v shows.
@@ -164,49 +165,68 @@ func (c *ReplicaConfig) filePath() string {
 	return filepath.Join("/", filepath.FromSlash(urlPath))
 }
 
-// place returns where an object store keeps the replica.
-func (c *ReplicaConfig) place() (bucket, key, endpoint string) {
-	if c.URL == "" {
-		return c.Bucket, c.Path, c.Endpoint
+// redactedLocation names the place that a client writes to, in a form that is
+// equal for two clients that write to the same place.
+func redactedLocation(client litestream.ReplicaClient) string {
+	if l, ok := client.(litestream.Locator); ok {
+		return redactURL(l.Location())
 	}
-	_, host, urlPath, query, _, err := litestream.ParseReplicaURL(c.URL)
-	if err != nil {
-		return "", "", "" // refused by validateOwn
-	}
-	return host, urlPath, cmp.Or(c.Endpoint, query.Get("endpoint"))
+	return client.Type()
 }
 
-// destination names the place that the replica writes to, in a form that is
-// equal for two replicas that write to the same place. It holds no secret.
-func (c *ReplicaConfig) destination() string {
-	if c.replicaType() == replicaTypeFile {
-		return c.filePath()
+// logArgs returns what the log says of the replica behind a client.
+func (c *ReplicaConfig) logArgs(client litestream.ReplicaClient) []any {
+	args := []any{"type", client.Type(), "sync-interval", c.syncInterval()}
+	switch client := client.(type) {
+	case *file.ReplicaClient:
+		args = append(args, "path", client.Path())
+	case *s3.ReplicaClient:
+		args = append(args, "bucket", client.Bucket, "path", client.Path, "region", client.Region, "endpoint", redactURL(client.Endpoint))
 	}
-	bucket, key, endpoint := c.place()
-	dest := c.replicaType() + "://" + bucket + "/" + key
-	if endpoint != "" {
-		dest += " at " + redactURL(endpoint)
-	}
-	return dest
+	return args
 }
 
-// logArgs returns what the log says of the replica.
-func (c *ReplicaConfig) logArgs() []any {
-	args := []any{"type", c.replicaType(), "sync-interval", c.syncInterval()}
-	if c.replicaType() == replicaTypeFile {
-		return append(args, "path", c.filePath())
-	}
-	bucket, key, endpoint := c.place()
-	return append(args, "bucket", bucket, "path", key, "region", c.Region, "endpoint", redactURL(endpoint))
-}
-
-// newReplicaClient returns the client of a replica that was validated. It
-// makes no request.
+// newReplicaClient returns the client of a replica with its own keys checked
+// and its defaults inherited. It makes no request.
 func newReplicaClient(c *ReplicaConfig) (litestream.ReplicaClient, error) {
 	switch typ := c.replicaType(); typ {
 	case replicaTypeFile:
 		return file.NewReplicaClient(c.filePath()), nil
+	case replicaTypeS3:
+		cfg := c.s3Config()
+		if c.URL != "" {
+			var err error
+			if cfg, err = cfg.WithURL(c.URL); err != nil {
+				return nil, err
+			}
+		}
+		return cfg.NewReplicaClient()
 	default:
 		return nil, fmt.Errorf("unknown replica type in config: %q", typ)
+	}
+}
+
+// s3Config returns what the keys of the file say; a URL adds to it.
+func (c *ReplicaConfig) s3Config() s3.Config {
+	return s3.Config{
+		AccessKeyID:          string(c.AccessKeyID),
+		SecretAccessKey:      string(c.SecretAccessKey),
+		Region:               c.Region,
+		Bucket:               c.Bucket,
+		Path:                 c.Path,
+		Endpoint:             c.Endpoint,
+		ForcePathStyle:       c.ForcePathStyle,
+		SkipVerify:           c.SkipVerify,
+		SignPayload:          c.SignPayload,
+		SignAcceptEncoding:   c.SignAcceptEncoding,
+		RequireContentMD5:    c.RequireContentMD5,
+		PutObjectContentMD5:  c.PutObjectContentMD5,
+		StorageClass:         c.StorageClass,
+		PartSize:             int64(orDefault(c.PartSize, 0)),
+		Concurrency:          orDefault(c.Concurrency, 0),
+		SSECustomerAlgorithm: c.SSECustomerAlgorithm,
+		SSECustomerKey:       string(c.SSECustomerKey),
+		SSECustomerKeyPath:   c.SSECustomerKeyPath,
+		SSEKMSKeyID:          c.SSEKMSKeyID,
 	}
 }

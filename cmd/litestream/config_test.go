@@ -22,6 +22,16 @@ func mustParse(t *testing.T, text string) *Config {
 	return cfg
 }
 
+// location returns where a replica's client writes to.
+func location(t *testing.T, rc *ReplicaConfig) string {
+	t.Helper()
+	client, err := newReplicaClient(rc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return redactedLocation(client)
+}
+
 // warningText returns what the configuration's warnings look like in a log.
 func warningText(cfg *Config) string {
 	var buf bytes.Buffer
@@ -102,13 +112,13 @@ dbs:
 		"a.url": cfg.DBs[0].Replica.URL, "a.bucket": cfg.DBs[0].Replica.Bucket, "a.region": cfg.DBs[0].Replica.Region,
 		"a.sync": cfg.DBs[0].Replica.syncInterval(), "a.sign": *cfg.DBs[0].Replica.SignPayload, "a.skip": cfg.DBs[0].Replica.SkipVerify,
 		"a.part": int64(*cfg.DBs[0].Replica.PartSize), "a.conc": *cfg.DBs[0].Replica.Concurrency,
-		"a.dest": cfg.DBs[0].Replica.destination(),
+		"a.dest": location(t, cfg.DBs[0].Replica),
 
 		"b.path": cfg.DBs[1].Path, "b.meta": cfg.DBs[1].MetaPath, "b.replica": cfg.DBs[1].Replica.Path,
 		"b.type": cfg.DBs[1].Replica.replicaType(), "b.checksums": cfg.checksums(cfg.DBs[1]),
 
 		"c.bucket": cfg.DBs[2].Replica.Bucket, "c.path": cfg.DBs[2].Replica.Path, "c.part": int64(*cfg.DBs[2].Replica.PartSize),
-		"c.dest": cfg.DBs[2].Replica.destination(),
+		"c.dest": location(t, cfg.DBs[2].Replica),
 	}
 	want := map[string]any{
 		"addr": ":9090", "exec": "app -x",
@@ -208,7 +218,7 @@ func TestParseConfig_Errors(t *testing.T) {
 		},
 		{
 			"DuplicateDestination", "dbs:\n  - {path: /a, replica: {path: /r}}\n  - {path: /b, replica: {url: file:///r/}}",
-			"dbs[1].replica (line 3): databases /a and /b have the same replica destination and would overwrite each other (got /r)",
+			"dbs[1].replica (line 3): databases /a and /b have the same replica destination and would overwrite each other (got file:///r)",
 		},
 		{
 			"DuplicateS3Destination", "dbs:\n  - {path: /a, replica: {url: s3://b/x/../k}}\n  - {path: /b, replica: {type: s3, bucket: b, path: k}}",
@@ -228,7 +238,17 @@ func TestParseConfig_Errors(t *testing.T) {
 		{"UnknownScheme", replica(`url: "bogus://x"`), `dbs[0].replica.url (line 3): unknown replica type in config: "bogus"`},
 		{"LaterType", replica(`type: gs`), `dbs[0].replica.type (line 3): replica type "gs" is not supported yet`},
 		{"LaterScheme", replica(`url: "webdavs://x/y"`), `dbs[0].replica.url (line 3): replica type "webdav" is not supported yet`},
-		{"NoBucket", replica(`type: s3`), "dbs[0].replica.bucket (line 3): bucket required for s3 replica"},
+		{"NoBucket", replica(`type: s3`), "dbs[0].replica (line 3): bucket required for s3 replica"},
+		{"URLWithoutBucket", replica(`url: "s3://"`), "dbs[0].replica (line 3): bucket required for s3 replica"},
+		{"URLQuery", replica(`url: "s3://b?part-size=x"`), `dbs[0].replica (line 3): invalid value for query parameter "partSize": "x" (must be a positive integer)`},
+		{
+			"DuplicateS3Host", "dbs:\n  - {path: /a, replica: {url: s3://b.s3.amazonaws.com/k}}\n  - {path: /b, replica: {url: s3://b/k}}",
+			"dbs[1].replica (line 3): databases /a and /b have the same replica destination and would overwrite each other (got s3://b/k)",
+		},
+		{
+			"SSEKeyFile", replica(`type: s3, bucket: b, path: p, sse-customer-key-path: /nonexistent/key`),
+			"dbs[0].replica (line 3): read sse customer key: open /nonexistent/key: no such file or directory",
+		},
 		{"NoFilePath", replica(`type: file`), "dbs[0].replica.path (line 3): file replica path required"},
 		{"Age", replica(`path: /r, age: {identities: [x]}`), "dbs[0].replica.age (line 3): age encryption is not supported, as in Litestream v0.5; v0.3 is the last release that has it"},
 
@@ -302,6 +322,7 @@ func TestParseConfig_Warnings(t *testing.T) {
 		{"ShortRetention", "snapshot: {retention: 1h, interval: 2h}", `key=snapshot.retention line=1 reason="1h0m0s is shorter than snapshot.interval, 2h0m0s`},
 		{"LogLevel", "logging: {level: loud}", `key=logging.level line=1 reason="unknown level \"loud\", info is in force"`},
 		{"PromotionLost", "snapshot: {interval: 1h}\n" + db("snapshot: {interval: 2h}"), `key=dbs[0].snapshot.interval line=4 reason="not used: snapshot.interval, 1h0m0s, is set for all databases"`},
+		{"OneKey", "dbs:\n  - path: /a\n    replica: {url: s3://b/k, access-key-id: x}", "key=dbs[0].replica line=3 reason=\"access-key-id and secret-access-key have an effect together only"},
 		{"Unset", "# $NOT_IN_COMMENTS\naddr: $LITESTREAM_TEST_UNSET", `key=$LITESTREAM_TEST_UNSET line=2 reason="environment variable is not set`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -454,7 +475,7 @@ func FuzzParseConfig(f *testing.F) {
 			return
 		}
 		for _, db := range cfg.DBs {
-			if db.Path == "" || db.MetaPath == "" || db.Replica == nil || db.Replica.destination() == "" {
+			if db.Path == "" || db.MetaPath == "" || db.Replica == nil {
 				t.Fatalf("%q: incomplete database %+v", text, db)
 			}
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -20,6 +21,9 @@ func (c *Config) validate() error {
 	destinations := make(map[string]*DBConfig, len(c.DBs))
 	for i, db := range c.DBs {
 		errs = append(errs, db.validate(i)...)
+		if r := db.Replica; r.replicaType() == replicaTypeS3 && (r.AccessKeyID == "") != (r.SecretAccessKey == "") {
+			c.warn(fmt.Sprintf("dbs[%d].replica", i), r.line, "access-key-id and secret-access-key have an effect together only; credentials come from the environment")
+		}
 		if first, ok := seen[filepath.Clean(db.Path)]; ok {
 			errs = append(errs, fmt.Errorf("database config #%d: %w", i+1, &configError{
 				Field: fmt.Sprintf("dbs[%d].path", i), Line: db.keyLine("path"), Got: db.Path,
@@ -28,7 +32,12 @@ func (c *Config) validate() error {
 			continue
 		}
 		seen[filepath.Clean(db.Path)] = i
-		dest := db.Replica.destination()
+		client, err := db.Replica.checkClient(fmt.Sprintf("dbs[%d].replica", i))
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		dest := redactedLocation(client)
 		if first, ok := destinations[dest]; ok {
 			errs = append(errs, &configError{
 				Field: fmt.Sprintf("dbs[%d].replica", i), Line: db.Replica.line, Got: dest,
@@ -177,10 +186,19 @@ func (c *ReplicaConfig) validate(field string) []error {
 			Reason: "age encryption is not supported, as in Litestream v0.5; v0.3 is the last release that has it",
 		})
 	}
-	if c.replicaType() == replicaTypeS3 && c.URL == "" && c.Bucket == "" {
-		errs = append(errs, &configError{Field: field + ".bucket", Line: c.keyLine("bucket"), Reason: "bucket required for s3 replica"})
-	}
 	return errs
+}
+
+// checkClient makes the replica's client and lets it check its options.
+func (c *ReplicaConfig) checkClient(field string) (litestream.ReplicaClient, error) {
+	client, err := newReplicaClient(c)
+	if err == nil {
+		err = client.Init(context.Background()) // makes no request
+	}
+	if err != nil {
+		return nil, &configError{Field: field, Line: c.line, Reason: err.Error()}
+	}
+	return client, nil
 }
 
 // redactURL hides a password in a URL that goes into a message.

@@ -170,7 +170,7 @@ func TestRun_Help(t *testing.T) {
 
 func TestDatabases(t *testing.T) {
 	dir := testFolder(t)
-	writeFile(t, filepath.Join(dir, "c.yml"), "secret-access-key: geheim\ndbs: [{path: a.db, replica: {url: \"s3://b/p\"}}, {path: /b, replica: {path: r}}]")
+	writeFile(t, filepath.Join(dir, "c.yml"), "access-key-id: geheim\nsecret-access-key: geheim\ndbs: [{path: a.db, replica: {url: \"s3://b/p\"}}, {path: /b, replica: {path: r}}]")
 	writeFile(t, filepath.Join(dir, "empty.yml"), "")
 	for _, tt := range []struct{ args, want string }{
 		{"-config c.yml", "path" + strings.Repeat(" ", len(dir)+5-4) + "  replica\n" + dir + "/a.db  s3\n/b" + strings.Repeat(" ", len(dir)+5-2) + "  file\n"},

@@ -19,7 +19,7 @@ func newStore(cfg *Config, reg prometheus.Registerer, logger *slog.Logger) (runn
 		}
 		dbs = append(dbs, db)
 		logger.Info("initialized db", "path", dc.Path)
-		logger.Info("replicating to", dc.Replica.logArgs()...)
+		logger.Info("replicating to", dc.Replica.logArgs(db.Replica.Client)...)
 	}
 	levels := litestream.CompactionLevels{{Level: 0}}
 	for i, level := range cfg.Levels {
