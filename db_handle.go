@@ -50,7 +50,7 @@ func (h *dbHandle) connect(busyTimeout time.Duration) (err error) {
 	}
 	hdr, err := sqlitefile.ReadHeader(h.main)
 	if err != nil {
-		return databaseError(err)
+		return err
 	}
 	conn, err := openSQLite(h.path, busyTimeout)
 	if err != nil {

@@ -206,7 +206,7 @@ func (db *DB) openForCapture(fp sqlitefile.Fingerprint) (bool, error) {
 		db.st.handle, opened = h, true
 	}
 	if _, err := sqlitefile.ReadHeader(db.st.handle.main); err != nil {
-		return opened, errors.Join(databaseError(err), db.closeHandle(false))
+		return opened, errors.Join(err, db.closeHandle(false))
 	}
 	if !db.wantPin(fp) {
 		return opened, nil

@@ -9,6 +9,7 @@ import (
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream/internal/ltxfile"
+	"github.com/benbjohnson/litestream/internal/sqlitefile"
 )
 
 // Errors of capturing and staging.
@@ -18,7 +19,7 @@ var (
 	ErrDiskFull = ltxfile.ErrDiskFull
 
 	// ErrNotDatabase means that a file does not begin with SQLite's header.
-	ErrNotDatabase = errors.New("file is not a SQLite database")
+	ErrNotDatabase = sqlitefile.ErrFormat
 
 	// ErrDatabaseLocked means that another process kept the database locked
 	// for longer than the busy timeout.

@@ -60,7 +60,11 @@ func (s *Store) report(m *managedDB, f *failures, err error, failed, recovered s
 		return
 	}
 	if f.log.Allow(err) {
-		m.db.Logger.Error(failed, "db", m.db.Path(), "error", err, "repeated", f.log.Suppressed())
+		args := []any{"db", m.db.Path(), "error", err}
+		if n := f.log.Suppressed(); n > 0 {
+			args = append(args, "repeated", n)
+		}
+		m.db.Logger.Error(failed, args...)
 	}
 }
 

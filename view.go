@@ -69,7 +69,7 @@ func openView(src viewSource) (*View, error) {
 	}
 	hdr, err := sqlitefile.ReadHeader(src.main)
 	if err != nil {
-		return nil, databaseError(err)
+		return nil, err
 	}
 	if v.log, err = wal.CopyLog(sqlitefile.WALPath(src.path), hdr.PageSize, src.spool); err != nil {
 		return nil, fmt.Errorf("copy wal: %w", err)
@@ -85,14 +85,6 @@ func openView(src viewSource) (*View, error) {
 	trusted := sqlitefile.Settled(print, src.now, clockMargin)
 	v.Cursor = v.log.Cursor(src.bootID, print, trusted, v.PageN)
 	return v, nil
-}
-
-// databaseError maps the answers of reading a header to this package's.
-func databaseError(err error) error {
-	if errors.Is(err, sqlitefile.ErrFormat) {
-		return fmt.Errorf("%w: %w", ErrNotDatabase, err)
-	}
-	return err
 }
 
 // checkQuiet holds the conditions under which a file may be read without a
