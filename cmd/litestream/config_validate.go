@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -189,12 +188,9 @@ func (c *ReplicaConfig) validate(field string) []error {
 	return errs
 }
 
-// checkClient makes the replica's client and lets it check its options.
+// checkClient makes the replica's client, which reads the URL and the key file.
 func (c *ReplicaConfig) checkClient(field string) (litestream.ReplicaClient, error) {
 	client, err := newReplicaClient(c)
-	if err == nil {
-		err = client.Init(context.Background()) // makes no request
-	}
 	if err != nil {
 		return nil, &configError{Field: field, Line: c.line, Reason: err.Error()}
 	}

@@ -39,7 +39,7 @@ type app struct {
 	signals func() (c <-chan os.Signal, stop func())
 
 	// newRunner makes what replicate keeps running. It starts nothing.
-	newRunner func(cfg *Config, reg prometheus.Registerer, logger *slog.Logger) (runner, error)
+	newRunner func(ctx context.Context, cfg *Config, reg prometheus.Registerer, logger *slog.Logger) (runner, error)
 }
 
 // errUsage ends the command with status 1 when all has been said already.

@@ -79,7 +79,7 @@ func (r *replication) open(ctx context.Context, registry prometheus.Registerer) 
 		if err := r.restoreMissing(ctx); err != nil {
 			return err
 		}
-		runner, err := r.app.newRunner(r.cfg, registry, r.logger)
+		runner, err := r.app.newRunner(ctx, r.cfg, registry, r.logger)
 		if err != nil {
 			return err
 		}

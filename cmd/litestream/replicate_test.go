@@ -105,7 +105,7 @@ func (r *replicateRun) run(ctx context.Context, args ...string) result {
 	a := &app{
 		stdout: &r.stdout, stderr: &r.stderr,
 		signals: func() (<-chan os.Signal, func()) { return r.signals, func() {} },
-		newRunner: func(cfg *Config, _ prometheus.Registerer, _ *slog.Logger) (runner, error) {
+		newRunner: func(_ context.Context, cfg *Config, _ prometheus.Registerer, _ *slog.Logger) (runner, error) {
 			r.runner.cfg = cfg
 			return r.runner, nil
 		},

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -10,10 +12,10 @@ import (
 
 // newStore builds the store that the configuration describes. It starts
 // nothing and makes no request.
-func newStore(cfg *Config, reg prometheus.Registerer, logger *slog.Logger) (runner, error) {
+func newStore(ctx context.Context, cfg *Config, reg prometheus.Registerer, logger *slog.Logger) (runner, error) {
 	dbs := make([]*litestream.DB, 0, len(cfg.DBs))
 	for _, dc := range cfg.DBs {
-		db, err := newDB(cfg, dc, logger)
+		db, err := newDB(ctx, cfg, dc, logger)
 		if err != nil {
 			return nil, err
 		}
@@ -40,10 +42,13 @@ func newStore(cfg *Config, reg prometheus.Registerer, logger *slog.Logger) (runn
 }
 
 // newDB builds one database and its replica.
-func newDB(cfg *Config, dc *DBConfig, logger *slog.Logger) (*litestream.DB, error) {
+func newDB(ctx context.Context, cfg *Config, dc *DBConfig, logger *slog.Logger) (*litestream.DB, error) {
 	client, err := newReplicaClient(dc.Replica)
 	if err != nil {
 		return nil, err
+	}
+	if err := client.Init(ctx); err != nil { // checks its options, makes no request
+		return nil, fmt.Errorf("replica of %s: %w", dc.Path, err)
 	}
 	db := litestream.NewDB(dc.Path)
 	db.SetMetaPath(dc.MetaPath)

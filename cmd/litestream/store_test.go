@@ -41,7 +41,7 @@ dbs:
     replica: {path: /s, sync-interval: 11s, max-sync-ltx-files: 12}
   - {path: /c, truncate-page-n: 0, replica: {path: /t}}
 `)
-	r, err := newStore(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	r, err := newStore(t.Context(), cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ dbs:
 	}
 
 	describe := func(i int) []any {
-		db, err := newDB(cfg, cfg.DBs[i], slog.New(slog.DiscardHandler))
+		db, err := newDB(t.Context(), cfg, cfg.DBs[i], slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
