@@ -311,6 +311,12 @@ func TestTail_Limit(t *testing.T) {
 			if got := res.Cursor.End() - start; res.More && got < limit {
 				t.Errorf("limit=%d: stopped after %d bytes", limit, got)
 			}
+			if got := res.Cursor.End() - start; got < limit && res.Cursor.End() != frame(14, 512) {
+				t.Errorf("limit=%d: stopped early, after %d bytes", limit, got)
+			}
+			if before := res.Cursor.First.Offset - start; before == limit {
+				t.Errorf("limit=%d: went on past a commit at the limit", limit)
+			}
 			if last := res.Cursor.End() == frame(14, 512); last && !res.More && res.Uncommitted != frame(1, 512)-32 {
 				t.Errorf("limit=%d: uncommitted=%d", limit, res.Uncommitted)
 			}

@@ -134,6 +134,10 @@ func TestTail_SameLineage(t *testing.T) {
 		{name: "shrunk and grown", change: func(w *world, _ *wal.Cursor) {
 			w.log.tx(10, 2, 3, 9, 10).tx(8, 3, 1).tx(9, 4, 1, 9)
 		}, pages: "1=4 3=2 9=4", size: 9},
+		{name: "page above the size of its own commit", change: func(w *world, _ *wal.Cursor) { w.log.tx(10, 2, 12, 3) }, pages: "3=2"},
+		{name: "dropped page does not come back", change: func(w *world, _ *wal.Cursor) {
+			w.log.tx(10, 2, 3, 9).tx(8, 3, 1).tx(10, 4, 1)
+		}, pages: "1=4 3=2"},
 		{name: "first frame overwritten, last lies", change: func(w *world, cur *wal.Cursor) {
 			w.log.put(int(cur.First.Offset), make([]byte, 24))
 		}, reason: wal.ReasonOverwritten},
@@ -219,6 +223,23 @@ func TestTail_OneRestart(t *testing.T) {
 			restart(w)
 			w.log.tx(8, 3, 1)
 		}, pages: "1=3", size: 8},
+		{name: "shrunk by the new lineage and checkpointed", before: func(w *world) {
+			w.log.tx(10, 1, 8, 9)
+			stale(w)
+		}, change: func(w *world, _ *wal.Cursor) {
+			w.checkpoint(1, 8, 9)
+			restart(w)
+			w.log.tx(8, 3, 1)
+			w.checkpoint(3, 1)
+			w.main = w.main[:8*w.log.pageSize]
+		}, pages: "1=3", size: 8},
+		{name: "frame in front overwritten, nothing committed", before: stale, change: func(w *world, _ *wal.Cursor) {
+			restart(w)
+			m := w.log.mark()
+			w.log.spill(2, 6, 7, 8)
+			w.log.back(m)
+			w.log.spill(3, 6)
+		}, reason: wal.ReasonPhantom},
 		{name: "two restarts", before: stale, change: func(w *world, _ *wal.Cursor) {
 			restart(w)
 			w.log.tx(10, 2, 6)
@@ -588,5 +609,32 @@ func TestTail_FileGrew(t *testing.T) {
 	w.log.tx(10, 3, 7)
 	if res := w.tail(cur); res.Reason != wal.ReasonCut {
 		t.Errorf("reason=%q, want %q", res.Reason, wal.ReasonCut)
+	}
+}
+
+// TestTail_LockPage grows a database over the page that is never written.
+func TestTail_LockPage(t *testing.T) {
+	const lockPage = 1<<30/65536 + 1
+	for _, tt := range []struct {
+		name   string
+		pages  []uint32
+		reason wal.Reason
+	}{
+		{"without it", []uint32{lockPage - 1, lockPage + 1}, ""},
+		{"without another", []uint32{lockPage + 1}, wal.ReasonPhantom},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, false)
+			w.log = newSynth(65536, false)
+			w.main = make([]byte, 5*65536)
+			w.log.tx(lockPage-2, 1, 1, 2).tx(lockPage-2, 1, 3, 4).tx(lockPage-2, 1, 5)
+			stale(w)
+			cur := w.cursor()
+			restart(w)
+			w.log.tx(lockPage+1, 2, tt.pages...)
+			if res := w.tail(cur); res.Reason != tt.reason {
+				t.Errorf("reason=%q, want %q", res.Reason, tt.reason)
+			}
+		})
 	}
 }
