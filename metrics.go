@@ -18,7 +18,6 @@ type Metrics struct {
 	l0Files                                  *prometheus.GaugeVec
 	opN, opBytes, opErrorN                   *prometheus.CounterVec
 	opSeconds                                *prometheus.HistogramVec
-	stagedBytes                              prometheus.GaugeFunc
 }
 
 // NewMetrics makes the collectors and registers them.

@@ -157,10 +157,6 @@ func (r *Replica) sync(ctx context.Context) error {
 	return nil
 }
 
-// errForeign means that the storage holds another file under the name of one
-// that is to be sent: somebody else writes to this replica.
-var errForeign = errors.New("replica holds another file of that name")
-
 // upload sends one file. Where the storage can refuse to overwrite, a refusal
 // is answered by comparing: the object may be ours, after a lost answer.
 func (r *Replica) upload(ctx context.Context, f stagedFile) error {

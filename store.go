@@ -66,7 +66,6 @@ type managedDB struct {
 	removed   bool // guarded by the scheduler
 
 	sync, upload, maintain failures // each used by one task at a time
-	uploadedAt             time.Time
 }
 
 // failures spaces out what fails and how often that is logged.

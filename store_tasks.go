@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -55,7 +56,7 @@ func (s *Store) report(m *managedDB, f *failures, err error, failed, recovered s
 	if err == nil {
 		f.delay.Reset()
 		if f.log.Recovered() {
-			m.db.Logger.Info(recovered, "db", m.db.Path())
+			m.db.Logger.Info(recovered, "db", m.db.Path()) //nolint:sloglint // a constant of the caller
 		}
 		return
 	}
@@ -64,7 +65,7 @@ func (s *Store) report(m *managedDB, f *failures, err error, failed, recovered s
 		if n := f.log.Suppressed(); n > 0 {
 			args = append(args, "repeated", n)
 		}
-		m.db.Logger.Error(failed, args...)
+		m.db.Logger.Error(failed, args...) //nolint:sloglint // a constant of the caller
 	}
 }
 
@@ -145,7 +146,7 @@ func (s *Store) runCompaction(ctx context.Context, m *managedDB, level int) {
 			return
 		}
 		m.db.Logger.Info("compaction complete", "db", m.db.Path(), "level", level,
-			"txid.min", info.MinTXID.String(), "txid.max", info.MaxTXID.String(), "size", info.Size)
+			slog.Group("txid", "min", info.MinTXID.String(), "max", info.MaxTXID.String()), "size", info.Size)
 	}
 	s.report(m, &m.maintain, nil, "", "maintenance recovered")
 	s.scheduleLevel(m, level+1)
@@ -249,10 +250,12 @@ func (s *Store) finalSync(ctx context.Context, m *managedDB) error {
 		ctx, cancel = context.WithDeadline(ctx, deadline)
 		defer cancel()
 	}
-	var err error
-	if !r.asked() {
-		err = r.Sync(ctx) // it says which position the first capture follows
+	if !r.asked() { // it says which position the first capture follows
+		if err := r.Sync(ctx); err != nil {
+			m.db.Logger.Debug("first contact failed", "db", m.db.Path(), "error", err)
+		}
 	}
+	var err error
 	for {
 		captured := m.db.SyncFully(ctx)
 		err = r.Sync(ctx)
