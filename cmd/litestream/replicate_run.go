@@ -62,8 +62,11 @@ func (r *replication) run(ctx context.Context) error {
 	metrics.open(ctx)
 
 	err := r.work(ctx)
-	aborted := errors.Is(err, errAborted)
-	if !aborted {
+	switch {
+	case errors.Is(err, errAborted):
+	case err != nil && r.opts.once:
+		r.release(ctx)
+	default:
 		err = errors.Join(err, r.shutdown(ctx))
 	}
 	metrics.close()
@@ -181,6 +184,16 @@ func (r *replication) runChild(ctx context.Context) error {
 		_ = cmd.Process.Kill() // it may have ended by itself meanwhile
 		<-done                 //nolint:errcheck // it says that the child was killed
 		return fmt.Errorf("%w: second signal, %s, while the exec process was stopping", errAborted, sig)
+	}
+}
+
+// release closes the runner after a pass that failed. What could not be synced
+// is named already, and is not tried for another time.
+func (r *replication) release(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := r.runner.Close(ctx); err != nil {
+		r.logger.Debug("close after a failed pass", "error", err)
 	}
 }
 

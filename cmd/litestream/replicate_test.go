@@ -294,6 +294,7 @@ func TestReplicate_Once(t *testing.T) {
 
 	r = newReplicateRun()
 	r.runner.sync = func(context.Context, litestream.SyncOnceOptions) error { return errors.New("a.db: boom") }
+	r.runner.close = func(ctx context.Context) error { return ctx.Err() } // does not try again
 	got = r.run(t.Context(), "-once", "a.db", "file:///r")
 	if diff := cmp.Diff([]string{"sync", "close"}, r.runner.calls); diff != "" || got.code != 1 || got.stderr != "Error: a.db: boom\n" {
 		t.Fatalf("got %+v, calls (-want +got):\n%s", got, diff)
