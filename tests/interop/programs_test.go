@@ -1,0 +1,209 @@
+package interop_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/benbjohnson/litestream"
+)
+
+// upstream runs upstream's program to its end.
+func (s *scene) upstream(args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(s.t.Context(), s.bin, args...)
+	cmd.Env = s.env
+	return cmd.CombinedOutput()
+}
+
+// theirsOnce replicates once with upstream.
+func (s *scene) theirsOnce(flags ...string) {
+	s.t.Helper()
+	args := append([]string{"replicate", "-once"}, flags...)
+	if msg, err := s.upstream(append(args, s.path, s.url)...); err != nil {
+		s.t.Fatalf("upstream: %v\n%s", err, msg)
+	}
+}
+
+// daemon is upstream's program in the background.
+type daemon struct {
+	s   *scene
+	cmd *exec.Cmd
+	log string
+}
+
+// theirsRun starts upstream on the scene's database. Levels are the intervals
+// of its compaction levels; extra is more of the configuration.
+func (s *scene) theirsRun(levels []string, extra string) *daemon {
+	s.t.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, "dbs:\n  - path: %s\n    monitor-interval: 50ms\n    replica:\n      %s\n      sync-interval: 20ms\n",
+		s.path, strings.ReplaceAll(s.yaml, "\n", "\n      "))
+	if len(levels) > 0 {
+		b.WriteString("levels:\n")
+		for _, l := range levels {
+			fmt.Fprintf(&b, "  - interval: %s\n", l)
+		}
+	}
+	b.WriteString(extra)
+	s.n++
+	conf := filepath.Join(s.dir, fmt.Sprintf("upstream-%d.yml", s.n))
+	if err := os.WriteFile(conf, []byte(b.String()), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	d := &daemon{s: s, cmd: exec.Command(s.bin, "replicate", "-config", conf), log: conf + ".log"}
+	log, err := os.Create(d.log)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer log.Close()
+	d.cmd.Env, d.cmd.Stdout, d.cmd.Stderr = s.env, log, log
+	if err := d.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		if d.cmd == nil {
+			return
+		}
+		_ = d.cmd.Process.Kill() // the test has failed
+		_ = d.cmd.Wait()         // killed
+		s.t.Logf("log of upstream:\n%s", d.output())
+	})
+	return d
+}
+
+func (d *daemon) output() []byte {
+	data, err := os.ReadFile(d.log)
+	if err != nil {
+		d.s.t.Error(err)
+	}
+	return data
+}
+
+// stop ends upstream in an orderly way: all that was committed is replicated.
+func (d *daemon) stop() {
+	d.s.t.Helper()
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		d.s.t.Fatal(err)
+	}
+	timer := time.AfterFunc(20*time.Second, func() { _ = d.cmd.Process.Kill() }) // Wait reports it
+	defer timer.Stop()
+	err := d.cmd.Wait()
+	d.cmd = nil
+	if err != nil {
+		d.s.t.Fatalf("upstream: %v\n%s", err, d.output())
+	}
+	// Whatever it found wrong with what lies there is our mistake.
+	for line := range bytes.Lines(d.output()) {
+		if bytes.Contains(line, []byte("level=ERROR")) {
+			d.s.t.Errorf("upstream reports: %s", line)
+		}
+	}
+}
+
+// engine is the code under test on one database, driven step by step.
+type engine struct {
+	s    *scene
+	db   *litestream.DB
+	comp *litestream.Compactor
+}
+
+// oursRun opens the engine on the scene's database.
+func (s *scene) oursRun() *engine {
+	s.t.Helper()
+	return s.oursStart(0)
+}
+
+// oursStart is oursRun with a threshold for checkpoints in pages, if it is not 0.
+func (s *scene) oursStart(checkpointN int) *engine {
+	s.t.Helper()
+	db := litestream.NewDB(s.path)
+	if checkpointN > 0 {
+		db.MinCheckpointPageN = checkpointN
+	}
+	client := s.client()
+	db.Logger = slog.New(slog.NewTextHandler(testWriter{s.t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	db.Replica = litestream.NewReplicaWithClient(db, client)
+	if err := db.Open(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+	comp := litestream.NewCompactor(client, db.Logger)
+	comp.Path, comp.StagingDir = s.path, db.MetaPath()
+	e := &engine{s: s, db: db, comp: comp}
+	// The storage says which position the first capture follows.
+	if err := db.Replica.Sync(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+	return e
+}
+
+// sync replicates what was committed and remembers it.
+func (e *engine) sync() {
+	e.s.t.Helper()
+	if err := e.db.SyncFully(e.s.t.Context()); err != nil {
+		e.s.t.Fatal(err)
+	}
+	if err := e.db.Replica.Sync(e.s.t.Context()); err != nil {
+		e.s.t.Fatal(err)
+	}
+	e.s.remember()
+}
+
+// stop syncs a last time and closes the database.
+func (e *engine) stop() {
+	e.s.t.Helper()
+	e.sync()
+	if err := e.db.Close(e.s.t.Context()); err != nil {
+		e.s.t.Fatal(err)
+	}
+}
+
+// snapshot puts a snapshot on the replica.
+func (e *engine) snapshot() {
+	t := e.s.t
+	t.Helper()
+	snap, err := e.db.StageSnapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.db.Replica.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f, err := snap.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.comp.WriteSnapshot(t.Context(), snap.MaxTXID, f); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Close(), snap.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// compact merges into every level up to one, as often as there is something.
+func (e *engine) compact(level int) {
+	e.s.t.Helper()
+	e.comp.Invalidate()
+	for dst := 1; dst <= level; dst++ {
+		_, err := e.comp.Compact(e.s.t.Context(), dst)
+		if err != nil && !errors.Is(err, litestream.ErrNoCompaction) {
+			e.s.t.Fatalf("compact into level %d: %v", dst, err)
+		}
+	}
+}
+
+// testWriter shows log lines with the test.
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Log(string(bytes.TrimSpace(p)))
+	return len(p), nil
+}
