@@ -2,6 +2,7 @@ package interop_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -206,4 +207,42 @@ type testWriter struct{ t *testing.T }
 func (w testWriter) Write(p []byte) (int, error) {
 	w.t.Log(string(bytes.TrimSpace(p)))
 	return len(p), nil
+}
+
+// oursStore runs the engine in the background, as a program would, and returns
+// what stops it.
+func (s *scene) oursStore(levels []time.Duration, configure func(*litestream.Store)) (stop func()) {
+	s.t.Helper()
+	logger := slog.New(slog.NewTextHandler(testWriter{s.t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	db := litestream.NewDB(s.path)
+	db.MonitorInterval, db.Logger = 20*time.Millisecond, logger
+	db.Replica = litestream.NewReplicaWithClient(db, s.client())
+	db.Replica.SyncInterval = 20 * time.Millisecond
+	all := litestream.CompactionLevels{{Level: 0}}
+	for i, interval := range levels {
+		all = append(all, &litestream.CompactionLevel{Level: i + 1, Interval: interval})
+	}
+	store := litestream.NewStore([]*litestream.DB{db}, all)
+	store.Logger = logger
+	if configure != nil {
+		configure(store)
+	}
+	if err := store.Open(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		// The test's own context has ended where this is its clean-up.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 30*time.Second)
+		defer cancel()
+		if err := store.Close(ctx); err != nil {
+			s.t.Errorf("close store: %v", err)
+		}
+	}
+	s.t.Cleanup(stop)
+	return stop
 }
