@@ -9,11 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream/internal/backoff"
+	"github.com/benbjohnson/litestream/internal/knob"
 	"github.com/benbjohnson/litestream/internal/pagesum"
 	"github.com/benbjohnson/litestream/internal/workpool"
 )
@@ -52,6 +54,8 @@ type Store struct {
 
 	monitors, replicas, snapshots *workpool.Pool
 
+	knobs knob.Store
+
 	mu   sync.Mutex // guards dbs and open; never held across I/O
 	dbs  map[string]*managedDB
 	list []*DB // given to NewStore
@@ -66,6 +70,8 @@ type managedDB struct {
 	removed   bool // guarded by the scheduler
 
 	sync, upload, maintain failures // each used by one task at a time
+	// uploadFailing is set by the upload task; whoever stages a file reads it.
+	uploadFailing atomic.Bool
 }
 
 // failures spaces out what fails and how often that is logged.
@@ -153,7 +159,7 @@ func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
 	for i := range m.tasks {
 		m.tasks[i] = scheduled{m: m, kind: taskKind(i), index: -1}
 	}
-	minDelay := max(db.MonitorInterval, time.Second)
+	minDelay := s.minRetryDelay(db)
 	for _, f := range []*failures{&m.sync, &m.upload, &m.maintain} {
 		f.delay = backoff.Backoff{Min: minDelay, Max: maxRetryDelay}
 	}
@@ -190,6 +196,7 @@ func (s *Store) newCompactor(db *DB) *Compactor {
 	c.L0Retention, c.SnapshotRetention = s.L0Retention, s.SnapshotRetention
 	c.RetentionEnabled = s.RetentionEnabled
 	c.StagingDir = db.MetaPath()
+	s.tuneCompactor(c)
 	c.LocalFile = func(level int, minTXID, maxTXID ltx.TXID) (io.ReadCloser, error) {
 		if level != 0 {
 			return nil, os.ErrNotExist

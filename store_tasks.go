@@ -72,7 +72,7 @@ func (s *Store) report(m *managedDB, f *failures, err error, failed, recovered s
 // wantUpload schedules an upload, at most one in each sync interval.
 func (s *Store) wantUpload(m *managedDB) {
 	r := m.db.Replica
-	if r == nil || m.upload.delay.Failing() {
+	if r == nil || m.uploadFailing.Load() {
 		return // the retry is scheduled already
 	}
 	due := time.Now()
@@ -97,6 +97,7 @@ func (s *Store) runUpload(ctx context.Context, m *managedDB) {
 	if first {
 		s.contacted(m)
 	}
+	m.uploadFailing.Store(err != nil) // before the look at what is pending
 	if err != nil {
 		s.sched.at(time.Now().Add(m.upload.delay.Next()), m, taskUpload)
 	} else if n, _ := m.db.stage.pending(); n > 0 {
