@@ -93,8 +93,9 @@ type dbState struct {
 	// suspended says that staging is full: nothing is captured or pinned
 	// until the replica takes files again.
 	suspended bool
-	flushed   time.Time // of the ledger, for local retention
-	moved     int       // optimistic looks in a row that were disturbed
+	flushed   time.Time              // of the ledger, for local retention
+	moved     int                    // optimistic looks that a new change disturbed, since the last good one
+	disturbed sqlitefile.Fingerprint // at the last of them
 
 	ckpt checkpointState
 }

@@ -156,7 +156,7 @@ func (db *DB) passive() error {
 	if err := db.ensureMeta(); err != nil {
 		return err
 	}
-	res, complete, err := db.checkpointUnderLock()
+	res, moved, err := db.checkpointUnderLock()
 	if err != nil || res.Reason != "" {
 		return err // a diff comes first; the write lock is not held for that
 	}
@@ -166,22 +166,25 @@ func (db *DB) passive() error {
 	} else if err != nil {
 		return err
 	}
-	db.st.ckpt.complete = complete
-	h.sealed = complete && h.pinned && db.st.cursor.HasFrames()
+	db.st.ckpt.complete = moved.complete()
+	// A captured phantom, a commit whose writer died before it counted, is not
+	// among the frames that SQLite knows: then a restart is no proof.
+	cur := db.st.cursor
+	h.sealed = moved.complete() && h.pinned && cur.HasFrames() && cur.End() == walBytes(int(moved.log), cur.PageSize)
 	return nil
 }
 
-// checkpointUnderLock returns what the log held behind the cursor, and whether
-// the checkpoint moved every frame.
-func (db *DB) checkpointUnderLock() (res wal.Result, complete bool, err error) {
+// checkpointUnderLock returns what the log held behind the cursor, and what
+// the checkpoint did.
+func (db *DB) checkpointUnderLock() (res wal.Result, moved moved, err error) {
 	h := db.st.handle
 	lock, err := openSQLite(db.path, db.BusyTimeout)
 	if err != nil {
-		return res, false, err
+		return res, moved, err
 	}
 	defer func() { err = errors.Join(err, lock.close()) }()
 	if err := lock.exec("BEGIN IMMEDIATE"); err != nil {
-		return res, false, err
+		return res, moved, err
 	}
 	defer func() {
 		err = errors.Join(err, lock.exec("ROLLBACK"))
@@ -190,16 +193,16 @@ func (db *DB) checkpointUnderLock() (res wal.Result, complete bool, err error) {
 		}
 	}()
 	if res, err = db.tail(db.spool()); err != nil || res.Reason != "" {
-		return res, false, err
+		return res, moved, err
 	}
 	if err := h.unpin(); err != nil {
-		return res, false, err
+		return res, moved, err
 	}
-	complete, err = walCheckpoint(h.conn, checkpointPassive)
+	moved, err = walCheckpoint(h.conn, checkpointPassive)
 	if perr := h.pin(); perr != nil {
 		err = errors.Join(err, perr, db.closeHandle(true))
 	}
-	return res, complete, err
+	return res, moved, err
 }
 
 // truncateLog cuts the log to nothing. It runs without the write lock, which
@@ -217,17 +220,30 @@ func (db *DB) truncateLog() error {
 	return err
 }
 
-// walCheckpoint runs a checkpoint and reports whether it moved every frame.
-func walCheckpoint(conn *sqliteConn, mode checkpointMode) (complete bool, err error) {
+// moved is SQLite's answer to a checkpoint (SQLite documentation, "PRAGMA
+// wal_checkpoint").
+type moved struct {
+	busy, log, done int64 // log and done are numbers of frames
+}
+
+// complete reports whether every frame is in the main file.
+func (m moved) complete() bool { return m.busy == 0 && m.log >= 0 && m.log == m.done }
+
+// walCheckpoint runs a checkpoint.
+func walCheckpoint(conn *sqliteConn, mode checkpointMode) (m moved, err error) {
 	row, err := conn.row(fmt.Sprintf("PRAGMA wal_checkpoint(%s)", mode))
 	if err != nil {
-		return false, err
+		return m, err
 	}
 	if len(row) < 3 {
-		return false, errors.New("wal_checkpoint returned no row")
+		return m, errors.New("wal_checkpoint returned no row")
 	}
-	busy, _ := row[0].(int64)
-	log, _ := row[1].(int64)
-	moved, _ := row[2].(int64)
-	return busy == 0 && log >= 0 && log == moved, nil
+	for i, to := range []*int64{&m.busy, &m.log, &m.done} {
+		n, ok := row[i].(int64)
+		if !ok {
+			return m, fmt.Errorf("wal_checkpoint returned %v", row)
+		}
+		*to = n
+	}
+	return m, nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/superfly/ltx"
 
@@ -43,7 +44,7 @@ func (db *DB) forgetDropped(dropped []stagedFile, newest ltx.TXID) error {
 		}
 	}
 	known := l != nil && len(errs) == 0 && newest > 0
-	for _, f := range dropped {
+	for _, f := range slices.Backward(dropped) { // a crash leaves no gap
 		errs = append(errs, dir.Remove(f.TXID, f.TXID))
 	}
 	if !known {

@@ -34,20 +34,17 @@ func (db *DB) SyncFully(ctx context.Context) error {
 	}
 	defer db.release()
 	const tries = 5
+	var err error
 	for range tries {
-		moved := db.st.moved
-		if err := db.syncLocked(ctx, !db.st.settled); err != nil {
-			return err
-		}
-		if db.st.suspended {
-			return fmt.Errorf("sync %s: staging is full, changes are not captured", db.path)
-		}
-		if db.st.moved == moved || db.st.moved == 0 {
-			return nil
+		if err = db.pass(ctx, !db.st.settled); !errors.Is(err, errViewMoved) {
+			break
 		}
 		db.st.moved = movedTooOften
 	}
-	return fmt.Errorf("sync %s: %w", db.path, errViewMoved)
+	if err == nil && db.st.suspended {
+		return fmt.Errorf("sync %s: staging is full, changes are not captured", db.path)
+	}
+	return err
 }
 
 // movedTooOften is how many optimistic looks in a row may be disturbed before
@@ -57,12 +54,23 @@ const movedTooOften = 3
 // syncLocked is Sync for whoever holds exec. With force it looks even where
 // nothing seems to have changed.
 func (db *DB) syncLocked(ctx context.Context, force bool) error {
+	err := db.pass(ctx, force)
+	if errors.Is(err, errViewMoved) || errors.Is(err, errAwaitReplica) {
+		return nil // the next look will do
+	}
+	return err
+}
+
+// pass looks once and records the outcome.
+func (db *DB) pass(ctx context.Context, force bool) error {
 	start := db.knobs.now()
 	err := db.look(ctx, start, force)
 	db.metrics.synced(db, start, db.knobs.now(), err)
 	switch {
-	case err == nil, errors.Is(err, errViewMoved), errors.Is(err, errAwaitReplica):
+	case err == nil:
 		return nil
+	case errors.Is(err, errViewMoved), errors.Is(err, errAwaitReplica):
+		return fmt.Errorf("sync %s: %w", db.path, err)
 	case errors.Is(err, ErrDiskFull):
 		// Our pin would keep the application's log growing on a full disk.
 		err = errors.Join(err, db.suspend())
@@ -179,7 +187,11 @@ func (db *DB) capture(ctx context.Context, fp sqlitefile.Fingerprint) error {
 	for {
 		more, err := db.captureOnce(ctx, captureLimit{})
 		if err != nil {
-			return errors.Join(err, db.afterCapture(opened, err))
+			if errors.Is(err, errViewMoved) && db.st.disturbed != fp {
+				db.st.moved++
+				db.st.disturbed = fp
+			}
+			return errors.Join(err, db.afterCapture(opened))
 		}
 		if !more {
 			break
@@ -191,7 +203,7 @@ func (db *DB) capture(ctx context.Context, fp sqlitefile.Fingerprint) error {
 			return db.suspend()
 		}
 	}
-	return db.afterCapture(opened, nil)
+	return db.afterCapture(opened)
 }
 
 // openForCapture opens the file, and pins it if it is in use. It reports
@@ -238,10 +250,7 @@ func (db *DB) wantPin(fp sqlitefile.Fingerprint) bool {
 }
 
 // afterCapture closes a descriptor that was opened for one capture.
-func (db *DB) afterCapture(opened bool, err error) error {
-	if errors.Is(err, errViewMoved) {
-		db.st.moved++
-	}
+func (db *DB) afterCapture(opened bool) error {
 	if opened && db.st.handle != nil && db.st.handle.conn == nil {
 		return db.closeHandle(false)
 	}
