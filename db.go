@@ -92,10 +92,11 @@ type dbState struct {
 	settled bool // seen was older than the clock margin when it was taken
 	// suspended says that staging is full: nothing is captured or pinned
 	// until the replica takes files again.
-	suspended bool
-	flushed   time.Time              // of the ledger, for local retention
-	moved     int                    // optimistic looks that a new change disturbed, since the last good one
-	disturbed sqlitefile.Fingerprint // at the last of them
+	suspended   bool
+	flushed     time.Time              // of the ledger, for local retention
+	moved       int                    // optimistic looks that a new change disturbed, since the last good one
+	disturbed   sqlitefile.Fingerprint // at the last of them
+	disturbedAt time.Time
 
 	ckpt checkpointState
 }

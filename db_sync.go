@@ -187,9 +187,8 @@ func (db *DB) capture(ctx context.Context, fp sqlitefile.Fingerprint) error {
 	for {
 		more, err := db.captureOnce(ctx, captureLimit{})
 		if err != nil {
-			if errors.Is(err, errViewMoved) && db.st.disturbed != fp {
-				db.st.moved++
-				db.st.disturbed = fp
+			if errors.Is(err, errViewMoved) {
+				db.disturb(fp)
 			}
 			return errors.Join(err, db.afterCapture(opened))
 		}
@@ -204,6 +203,19 @@ func (db *DB) capture(ctx context.Context, fp sqlitefile.Fingerprint) error {
 		}
 	}
 	return db.afterCapture(opened)
+}
+
+// disturb counts optimistic looks that found the database touched or locked.
+// One that stays as it is and never settles, because its times lie in the
+// future or a lock is held on it, counts as disturbed too often in the end.
+func (db *DB) disturb(fp sqlitefile.Fingerprint) {
+	now := db.knobs.now()
+	if db.st.disturbed != fp {
+		db.st.moved++
+		db.st.disturbed, db.st.disturbedAt = fp, now
+	} else if now.Sub(db.st.disturbedAt) > 2*clockMargin {
+		db.st.moved = movedTooOften
+	}
 }
 
 // openForCapture opens the file, and pins it if it is in use. It reports

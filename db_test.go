@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	_ "github.com/mattn/go-sqlite3"
 
@@ -158,5 +159,32 @@ func makeRested(tb testing.TB, path string) {
 	mustExec(tb, app, "CREATE TABLE t (x)")
 	if err := app.Close(); err != nil {
 		tb.Fatal(err)
+	}
+}
+
+// A file whose times lie in the future never settles, and is captured all the
+// same.
+func TestDB_TimesInTheFuture(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "db")
+	makeRested(t, path)
+	future := time.Now().Add(24 * time.Hour)
+	if err := os.Chtimes(path, future, future); err != nil {
+		t.Fatal(err)
+	}
+	db := replicated(t, path, filepath.Join(dir, "replica"))
+	now := time.Now()
+	db.SetClock(func() time.Time { return now })
+	if err := db.Replica.Sync(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		if err := db.Sync(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(time.Second)
+	}
+	if got := db.Pos().TXID; got != 1 {
+		t.Fatalf("at %s after ten looks, want 1", got)
 	}
 }
