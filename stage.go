@@ -30,6 +30,17 @@ type stage struct {
 
 func newStage(dir string) *stage { return &stage{dir: dir} }
 
+// share counts what waits here against a bound that others share.
+func (s *stage) share(b *stageBudget) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.files {
+		s.budget.add(-f.Size)
+		b.add(f.Size)
+	}
+	s.budget = b
+}
+
 // add appends a captured file.
 func (s *stage) add(f stagedFile) {
 	s.mu.Lock()

@@ -173,6 +173,7 @@ func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
 		return nil, fmt.Errorf("database %s is replicated already", db.Path())
 	}
 	db.shared, db.metrics = s.shared, s.Metrics.database(db.Path())
+	db.stage.share(s.shared.staged)
 	db.onStaged = func() { s.wantUpload(m) }
 	if r := db.Replica; r != nil {
 		m.compactor = s.newCompactor(db)
