@@ -133,7 +133,7 @@ func (w *world) withoutApp(ctx context.Context) error {
 		w.killReplicator()
 		return errors.Join(w.leaveWAL(), w.startReplicator())
 	case n < 8:
-		return w.replaceFile()
+		return w.replaceFile(ctx)
 	default:
 		return w.restoreAndGoOn(ctx)
 	}
@@ -190,7 +190,7 @@ func (w *world) leaveWAL() error {
 func (w *world) nextEpoch() uint64 { return w.attemptedNow().Epoch + 1 }
 
 // replaceFile puts another database in the place of this one.
-func (w *world) replaceFile() error {
+func (w *world) replaceFile(ctx context.Context) error {
 	other := filepath.Join(w.dir, "other")
 	epoch := w.nextEpoch()
 	if err := w.makeDatabase(other, epoch); err != nil {
@@ -213,7 +213,14 @@ func (w *world) replaceFile() error {
 		w.killReplicator()
 	}
 	w.logf("file replaced, replicator up: %v", w.repl != nil)
-	err = errors.Join(removeIf(w.cfg.DB+"-wal"), removeIf(w.cfg.DB+"-shm"), os.Rename(other, w.cfg.DB))
+	if w.rng.IntN(2) == 0 { // with a log of the old one beside it for a while
+		err = os.Rename(other, w.cfg.DB)
+		pause(ctx, between(w.rng, 0, 100*time.Millisecond))
+	}
+	err = errors.Join(err, removeIf(w.cfg.DB+"-wal"), removeIf(w.cfg.DB+"-shm"))
+	if err == nil {
+		err = ignoreMissing(os.Rename(other, w.cfg.DB))
+	}
 	w.ack(m)
 	if err != nil {
 		return err
@@ -305,7 +312,7 @@ func (w *world) restoreAndGoOn(ctx context.Context) error {
 	epoch := w.nextEpoch()
 	w.logf("restored %s of %s in place, epoch %d begins", txid, got, epoch)
 	w.fork(epoch, got)
-	if w.rng.IntN(4) == 0 { // it is looked at before anybody writes
+	if want.txid == 0 && w.rng.IntN(4) == 0 { // it is looked at before anybody writes
 		if err := w.startReplicator(); err != nil {
 			return err
 		}

@@ -45,6 +45,8 @@ func runRole(role string, arg []byte) error {
 			return err
 		}
 		return runReplicator(cfg)
+	case "shell":
+		return runShell(string(arg))
 	case "writer":
 		var cfg writerConfig
 		if err := json.Unmarshal(arg, &cfg); err != nil {

@@ -25,7 +25,7 @@ type world struct {
 	dir  string
 	cfg  replicatorConfig
 	rng  *rand.Rand // of the director
-	model
+	*model
 
 	start    time.Time
 	restores atomic.Int64
@@ -151,7 +151,7 @@ func newWorld(seed uint64, dir string) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	const ms = time.Millisecond
 	w := &world{
-		seed: seed, dir: dir, rng: rng, model: *newModel(seed), start: time.Now(),
+		seed: seed, dir: dir, rng: rng, model: newModel(seed), start: time.Now(),
 		seen: make(map[ltx.TXID]moment), conns: make([]*appConn, 1+rng.IntN(3)),
 	}
 	w.cfg = replicatorConfig{
