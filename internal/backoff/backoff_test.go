@@ -111,6 +111,22 @@ func TestLimiter_ManyClasses(t *testing.T) {
 	}
 }
 
+// What a server puts into each answer anew makes no error another one.
+func TestLimiter_IDs(t *testing.T) {
+	const format = "list s3 bucket=b key=some/app.db/0000/ code=AccessDenied: StatusCode: 403, RequestID: %s, HostID: %s, api error AccessDenied: no"
+	var l backoff.Limiter
+	for i, ids := range [][2]string{
+		{"3IPDR3O5EDSZP4X2", "PlvtvY9SkfAlIH/ep9b9vKSErjwk8PXqqQw0fBVsPXo="},
+		{"4FRQYFFU4ARJJ9HH", "D3lH4FWeldoHr9IS4NsUo6KKgrP0h6Hlw8kkEPMp+Qn0/wADaGVY=="},
+		{"tx000005a-fe", "0c2d7d2e-abcd-fade-beef-9a4f6e5d7c3b"},
+		{"tx0000000-beef", ""},
+	} {
+		if got, want := l.Allow(fmt.Errorf(format, ids[0], ids[1])), i == 0 || ids[1] == ""; got != want {
+			t.Errorf("%v: allowed=%t, want %t", ids, got, want)
+		}
+	}
+}
+
 func TestLimiter_Zero(t *testing.T) {
 	var l backoff.Limiter
 	if !l.Allow(errors.New("x")) || l.Allow(errors.New("x")) {

@@ -91,7 +91,9 @@ func (l *Limiter) now() time.Time {
 	return time.Now()
 }
 
-// classOf hashes a text in which each word with a digit counts as the same.
+// classOf hashes a text in which each word with a digit counts as the same. A
+// word is what an id may look like, a UUID or base64 for instance, and so is a
+// path.
 func classOf(s string) uint64 {
 	h := fnv.New64a()
 	for len(s) > 0 {
@@ -106,6 +108,9 @@ func classOf(s string) uint64 {
 			h.Write([]byte{s[0]})
 		case digit:
 			h.Write([]byte{'0'})
+			for n < len(s) && s[n] == '=' { // padding of base64
+				n++
+			}
 		default:
 			h.Write([]byte(s[:n]))
 		}
@@ -115,5 +120,6 @@ func classOf(s string) uint64 {
 }
 
 func isWord(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_'
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' ||
+		c == '_' || c == '-' || c == '+' || c == '/'
 }
