@@ -66,10 +66,13 @@ func TestMixedCompaction(t *testing.T) {
 					s.remember()
 				}
 				before = s.newest()
-				stop := s.oursStore([]time.Duration{200 * time.Millisecond, 400 * time.Millisecond}, configure)
+				b := s.oursStore([]time.Duration{200 * time.Millisecond, 400 * time.Millisecond}, configure)
 				write(1)
 				waitFor(t, "compaction by ours", func() bool { return s.newestOf(2) > before })
-				stop()
+				b.stop()
+				if lines := b.log.with("level=ERROR"); len(lines) > 0 {
+					t.Errorf("ours reports %q", lines)
+				}
 				s.remember()
 				s.wantLevels(2)
 				s.wantLedger(n)

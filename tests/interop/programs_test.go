@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -209,40 +210,80 @@ func (w testWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// oursStore runs the engine in the background, as a program would, and returns
-// what stops it.
-func (s *scene) oursStore(levels []time.Duration, configure func(*litestream.Store)) (stop func()) {
+// background is the engine as a program would run it.
+type background struct {
+	s     *scene
+	store *litestream.Store
+	db    *litestream.DB
+	log   *logLines
+}
+
+// oursStore starts the engine in the background.
+func (s *scene) oursStore(levels []time.Duration, configure func(*litestream.Store)) *background {
 	s.t.Helper()
-	logger := slog.New(slog.NewTextHandler(testWriter{s.t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	db := litestream.NewDB(s.path)
-	db.MonitorInterval, db.Logger = 20*time.Millisecond, logger
-	db.Replica = litestream.NewReplicaWithClient(db, s.client())
-	db.Replica.SyncInterval = 20 * time.Millisecond
+	b := &background{s: s, db: litestream.NewDB(s.path), log: &logLines{}}
+	logger := slog.New(slog.NewTextHandler(b.log, nil))
+	b.db.MonitorInterval, b.db.Logger = 20*time.Millisecond, logger
+	b.db.Replica = litestream.NewReplicaWithClient(b.db, s.client())
+	b.db.Replica.SyncInterval = 20 * time.Millisecond
 	all := litestream.CompactionLevels{{Level: 0}}
 	for i, interval := range levels {
 		all = append(all, &litestream.CompactionLevel{Level: i + 1, Interval: interval})
 	}
-	store := litestream.NewStore([]*litestream.DB{db}, all)
-	store.Logger = logger
+	b.store = litestream.NewStore([]*litestream.DB{b.db}, all)
+	b.store.Logger = logger
 	if configure != nil {
-		configure(store)
+		configure(b.store)
 	}
-	if err := store.Open(s.t.Context()); err != nil {
+	if err := b.store.Open(s.t.Context()); err != nil {
 		s.t.Fatal(err)
 	}
-	stopped := false
-	stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		// The test's own context has ended where this is its clean-up.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 30*time.Second)
-		defer cancel()
-		if err := store.Close(ctx); err != nil {
-			s.t.Errorf("close store: %v", err)
-		}
+	s.t.Cleanup(func() { _ = b.close() }) // does nothing unless the test has failed
+	return b
+}
+
+// close ends the engine.
+func (b *background) close() error {
+	// The test's own context has ended where this is its clean-up.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.s.t.Context()), 30*time.Second)
+	defer cancel()
+	return b.store.Close(ctx)
+}
+
+// stop ends the engine in an orderly way: all that was committed is replicated.
+func (b *background) stop() {
+	b.s.t.Helper()
+	if err := b.close(); err != nil {
+		b.s.t.Fatalf("close store: %v", err)
 	}
-	s.t.Cleanup(stop)
-	return stop
+}
+
+// logLines keeps the lines of a log.
+type logLines struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+// Write implements io.Writer for a slog handler, which writes whole lines.
+func (l *logLines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// with returns the lines that contain all of some texts.
+func (l *logLines) with(texts ...string) (a []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+next:
+	for _, line := range l.lines {
+		for _, text := range texts {
+			if !strings.Contains(line, text) {
+				continue next
+			}
+		}
+		a = append(a, line)
+	}
+	return a
 }

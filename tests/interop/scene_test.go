@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ type scene struct {
 	client func() litestream.ReplicaClient // a new one of the replica
 	url    string                          // the replica, as upstream reads it
 	yaml   string                          // the same in upstream's configuration
+	s3     bool                            // the replica is on S3
 	env    []string                        // of upstream's process
 	bin    string                          // upstream's program
 	images map[ltx.TXID][]byte             // what the database was at a position
@@ -243,14 +245,16 @@ func (s *scene) ours(tg target) ([]byte, error) {
 func (s *scene) check(tg target, want []byte) {
 	s.t.Helper()
 	theirs, err := s.theirs(tg)
-	if err != nil {
+	// Upstream refuses times behind the last upload in whole seconds on S3.
+	outside := s.s3 && err != nil && strings.Contains(err.Error(), "timestamp does not exist")
+	if err != nil && !outside {
 		s.t.Fatalf("%s: upstream: %v", tg, err)
 	}
 	ours, err := s.ours(tg)
 	if err != nil {
 		s.t.Fatalf("%s: ours: %v", tg, err)
 	}
-	if !bytes.Equal(ours, theirs) {
+	if !outside && !bytes.Equal(ours, theirs) {
 		s.t.Fatalf("%s: restores differ: %s", tg, difference(ours, theirs))
 	}
 	if want == nil || bytes.Equal(ours, want) {
