@@ -37,7 +37,9 @@ func (db *DB) load() error {
 		db.st.txid = files[n-1].TXID
 	}
 	db.stage.reset(0, files)
-	db.loadLedger()
+	if err := db.loadLedger(); err != nil {
+		return err
+	}
 	db.st.loaded = true
 	db.publish()
 	return nil
@@ -94,14 +96,14 @@ func contiguousTail(files []stagedFile) []stagedFile {
 
 // loadLedger takes over the ledger if it stands for the newest local file, or
 // can be brought there with the files behind it. Its cursor is good only if
-// nothing had to be added.
-func (db *DB) loadLedger() {
+// nothing had to be added. One that is of no use is removed, because the
+// position that it names may be reached again with another content.
+func (db *DB) loadLedger() error {
 	l, err := pagesum.Open(db.LedgerPath())
-	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			db.Logger.Warn("page ledger is not used, the next capture is a full copy", "db", db.path, "error", err)
-		}
-		return
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return db.rejectLedger(err)
 	}
 	hdr := l.Header()
 	var identity [32]byte
@@ -110,25 +112,31 @@ func (db *DB) loadLedger() {
 	}
 	switch {
 	case hdr.Replica != identity && hdr.Replica != [32]byte{}:
-		l.Discard()
-		return
-	case hdr.TXID > db.st.txid && db.st.txid > 0:
-		l.Discard()
-		return
+		return db.rejectLedger(errors.New("it is of another replica"))
+	case db.st.txid == 0:
+		// A restore may have left it for the position of the replica, which
+		// is asked before it is used.
+	case hdr.TXID > db.st.txid:
+		return db.rejectLedger(fmt.Errorf("it is of %s, the newest local file of %s", hdr.TXID, db.st.txid))
 	case hdr.TXID == db.st.txid:
 		var cur wal.Cursor
 		if cur.UnmarshalBinary(hdr.Meta) == nil && cur.BootID != [16]byte{} {
 			db.st.cursor = cur
 		}
-	case hdr.TXID < db.st.txid:
+	default:
 		if err := db.rollForward(l); err != nil {
-			db.Logger.Warn("page ledger is not used, the next capture is a full copy", "db", db.path, "error", err)
-			l.Discard()
-			return
+			return db.rejectLedger(err)
 		}
 	}
 	l.SetBudget(db.shared.ledgerBudget())
 	db.st.ledger = l
+	return nil
+}
+
+// rejectLedger gives up the page ledger for a reason.
+func (db *DB) rejectLedger(reason error) error {
+	db.Logger.Warn("page ledger is dropped, the next discontinuity is a full copy", "db", db.path, "error", reason)
+	return db.dropLedger()
 }
 
 // rollForward applies the local files behind the ledger's position to it.
@@ -228,16 +236,24 @@ func (db *DB) ensureMeta() error {
 	return nil
 }
 
-// forget drops what is known of the pages, so that the next capture is a full
-// copy, and sets the position it will follow.
-func (db *DB) forget(txid ltx.TXID) {
+// forget drops what is known of the pages, on disk too, so that the next
+// capture is a full copy, and sets the position it will follow. A ledger that
+// cannot be removed might later pass for one of the position it names, so that
+// nothing may be given up before it is gone.
+func (db *DB) forget(txid ltx.TXID) error {
 	db.st.txid, db.st.cursor = txid, wal.Cursor{}
+	db.touch()
+	db.publish()
+	return db.dropLedger()
+}
+
+// dropLedger gives up the page ledger and removes its file.
+func (db *DB) dropLedger() error {
 	if db.st.ledger != nil {
 		db.st.ledger.Discard()
 		db.st.ledger = nil
 	}
-	db.touch()
-	db.publish()
+	return pagesum.Remove(db.LedgerPath())
 }
 
 // touch makes the next look at the database a thorough one.

@@ -48,13 +48,11 @@ func (db *DB) forgetDropped(dropped []stagedFile, newest ltx.TXID) error {
 		errs = append(errs, dir.Remove(f.TXID, f.TXID))
 	}
 	if !known {
-		db.forget(newest)
-		return errors.Join(errs...)
+		return errors.Join(append(errs, db.forget(newest))...)
 	}
 	db.st.txid, db.st.cursor = newest, wal.Cursor{}
 	if err := db.unlearn(dir, unknown, newest); err != nil {
-		db.forget(newest)
-		errs = append(errs, err)
+		errs = append(errs, err, db.forget(newest))
 	}
 	db.touch()
 	db.publish()

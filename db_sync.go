@@ -102,6 +102,12 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 	if db.Replica != nil && db.st.txid == 0 && !db.Replica.asked() {
 		return errAwaitReplica
 	}
+	if l := db.st.ledger; l != nil && l.Header().TXID != db.st.txid {
+		// What it stands for is not what the next capture follows.
+		if err := db.forget(db.st.txid); err != nil {
+			return err
+		}
+	}
 	if db.st.suspended && !db.resume() {
 		return nil
 	}

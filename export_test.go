@@ -1,6 +1,37 @@
 package litestream
 
-import "time"
+import (
+	"time"
+
+	"github.com/superfly/ltx"
+)
 
 // SetClock replaces the clock that a database's age is measured by.
 func (db *DB) SetClock(now func() time.Time) { db.knobs.now = now }
+
+// BoundStaging gives databases a common bound of staged bytes.
+func BoundStaging(limit int64, dbs ...*DB) {
+	shared := &sharedState{staged: &stageBudget{limit: limit}}
+	for _, db := range dbs {
+		db.shared = shared
+		db.stage.budget = shared.staged
+	}
+}
+
+// Takeover gives the table test names for what decideTakeover answers.
+type Takeover string
+
+// The answers of decideTakeover.
+const (
+	TakeoverSend    Takeover = "send"
+	TakeoverAdopt   Takeover = "adopt"
+	TakeoverRestart Takeover = "restart"
+)
+
+// DecideTakeover calls decideTakeover.
+func DecideTakeover(captured, localMin, localMax, remote ltx.TXID, same bool) Takeover {
+	p := positions{captured: captured, localMin: localMin, localMax: localMax, remote: remote, same: same}
+	return map[takeover]Takeover{
+		takeoverSend: TakeoverSend, takeoverAdopt: TakeoverAdopt, takeoverRestart: TakeoverRestart,
+	}[decideTakeover(p)]
+}

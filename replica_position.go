@@ -14,7 +14,7 @@ type takeover int
 
 const (
 	// takeoverSend keeps the local files and sends those behind the storage's
-	// position.
+	// position, which they follow without a gap up to what was captured.
 	takeoverSend takeover = iota
 	// takeoverAdopt drops the local files and goes on behind the storage's
 	// position. TXIDs are never reused and never go back on a replica.
@@ -26,6 +26,7 @@ const (
 
 // positions is what decideTakeover looks at. Zero TXIDs mean "none".
 type positions struct {
+	captured           ltx.TXID // what the next capture follows
 	localMin, localMax ltx.TXID // contiguous local files
 	remote             ltx.TXID // newest TXID on the storage, on any level
 	// same says that the local and the storage's file at remote are equal.
@@ -35,11 +36,11 @@ type positions struct {
 // decideTakeover settles who goes on from where (compat.md section 8.2).
 func decideTakeover(p positions) takeover {
 	switch {
-	case p.remote == 0 && p.localMax > 0 && p.localMin > 1:
+	case p.remote == 0 && p.captured > 0 && (p.localMin != 1 || p.localMax != p.captured):
 		return takeoverRestart
 	case p.remote == 0:
 		return takeoverSend
-	case p.localMax < p.remote, !p.same:
+	case p.captured < p.remote, p.localMax != p.captured, p.localMin > p.remote+1, !p.same:
 		return takeoverAdopt
 	default:
 		return takeoverSend
@@ -82,7 +83,7 @@ func (r *Replica) reposition(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p := positions{remote: remote, same: same}
+	p := positions{captured: r.db.st.txid, remote: remote, same: same}
 	if len(files) > 0 {
 		p.localMin, p.localMax = files[0].TXID, files[len(files)-1].TXID
 	}
@@ -136,6 +137,10 @@ func (r *Replica) takeOver(t takeover, p positions, files []stagedFile) error {
 			files = files[1:]
 		}
 		db.stage.reset(p.remote, files)
+		if p.captured == 0 {
+			// What a ledger without files stands for is not on this storage.
+			return db.forget(0)
+		}
 		return nil
 	case takeoverRestart:
 		r.Logger.Warn("replica is empty and the local files do not begin with a full copy: starting over",
@@ -147,24 +152,30 @@ func (r *Replica) takeOver(t takeover, p positions, files []stagedFile) error {
 				"txid", p.remote.String(), "local_txid", p.localMax.String())
 		}
 	}
+	// The ledger goes first: without the files nothing on disk would tell any
+	// more that it is not the storage's.
+	if err := db.adopt(p, r.Identity()); err != nil {
+		return err
+	}
 	if err := db.ltxDir().RemoveAll(); err != nil {
 		return fmt.Errorf("remove local ltx files: %w", err)
 	}
 	db.stage.reset(p.remote, nil)
-	db.adopt(p.remote, r.Identity())
 	return nil
 }
 
 // adopt sets the position that the next capture follows. A ledger that a
-// restore left for exactly this position and replica stays good.
-func (db *DB) adopt(txid ltx.TXID, identity [32]byte) {
-	if l := db.st.ledger; l != nil && txid > 0 && l.Header().TXID == txid && l.Header().Replica == identity {
-		db.st.txid = txid
+// restore left for exactly this position and replica stays good; one of files
+// that were captured here does not, because the storage holds others.
+func (db *DB) adopt(p positions, identity [32]byte) error {
+	l := db.st.ledger
+	if l != nil && p.captured == 0 && p.remote > 0 && l.Header().TXID == p.remote && l.Header().Replica == identity {
+		db.st.txid = p.remote
 		db.touch()
 		db.publish()
-		return
+		return nil
 	}
-	db.forget(txid)
+	return db.forget(p.remote)
 }
 
 // newestTXID returns the newest TXID on the storage: of level 0, or of the
