@@ -120,7 +120,7 @@ func NewDB(path string) *DB {
 			now: time.Now, restAfter: time.Minute, restBytes: 64 << 20, bootID: sqlitefile.BootID(),
 		},
 	}
-	db.stage = newStage(db.L0Dir())
+	db.stage = &stage{}
 	db.status.State = DBStateUnknown
 	return db
 }
@@ -135,10 +135,7 @@ func (db *DB) Path() string { return db.path }
 func (db *DB) MetaPath() string { return db.metaPath }
 
 // SetMetaPath sets the metadata directory. It must be called before Open.
-func (db *DB) SetMetaPath(path string) {
-	db.metaPath = path
-	db.stage = newStage(db.L0Dir())
-}
+func (db *DB) SetMetaPath(path string) { db.metaPath = path }
 
 // L0Dir returns the folder of the local level-0 files.
 func (db *DB) L0Dir() string { return filepath.Join(db.metaPath, "ltx", "0") }

@@ -98,9 +98,6 @@ func (s *sharedState) ledgerBudget() *pagesum.Budget {
 	return s.ledgers
 }
 
-func (s *sharedState) stageOver() bool { return s != nil && s.staged.over() }
-func (s *sharedState) stageLow() bool  { return s == nil || s.staged.low() }
-
 // metaMode is the mode of the metadata directory: that of the database's
 // folder (compat.md section 4.1).
 func (db *DB) metaMode() os.FileMode {

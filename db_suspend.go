@@ -12,19 +12,28 @@ import (
 	"github.com/benbjohnson/litestream/internal/wal"
 )
 
+// errSuspended means that staging is full, so that not everything is captured.
+var errSuspended = errors.New("staging is full, changes are not captured")
+
 // suspend stops capturing while staging is full: files that were never sent
 // are dropped, their pages forgotten, so that a diff covers them later, and the
-// pin is released, so that the application's own checkpoints work.
+// pin is released, so that the application's own checkpoints work. It returns
+// errSuspended unless that did not work.
 func (db *DB) suspend() error {
 	dropped, newest := db.stage.dropUnsent()
 	if len(dropped) == 0 && db.st.suspended {
-		return nil
+		return errSuspended
 	}
 	db.st.suspended = true
+	db.touch() // what was not captured yet is not known to be there either
 	err := errors.Join(db.forgetDropped(dropped, newest), db.closeHandle(true))
+	db.publish()
 	db.Logger.Warn("staging is full: capture is suspended until the replica takes files; a diff will cover what changes meanwhile",
 		"db", db.path, "dropped_files", len(dropped), "txid", newest.String())
-	return err
+	if err != nil {
+		return err
+	}
+	return errSuspended
 }
 
 // forgetDropped takes the position back to the newest file that is left.
@@ -59,11 +68,8 @@ func (db *DB) forgetDropped(dropped []stagedFile, newest ltx.TXID) error {
 	return errors.Join(errs...)
 }
 
-// resume ends a suspension when there is room again.
+// resume ends a suspension when the replica took what was left.
 func (db *DB) resume() bool {
-	if !db.shared.stageLow() {
-		return false
-	}
 	if n, _ := db.stage.pending(); n > 0 {
 		return false
 	}

@@ -41,9 +41,6 @@ func (db *DB) SyncFully(ctx context.Context) error {
 		}
 		db.st.moved = movedTooOften
 	}
-	if err == nil && db.st.suspended {
-		return fmt.Errorf("sync %s: staging is full, changes are not captured", db.path)
-	}
 	return err
 }
 
@@ -55,7 +52,7 @@ const movedTooOften = 3
 // nothing seems to have changed.
 func (db *DB) syncLocked(ctx context.Context, force bool) error {
 	err := db.pass(ctx, force)
-	if errors.Is(err, errViewMoved) || errors.Is(err, errAwaitReplica) {
+	if errors.Is(err, errViewMoved) || errors.Is(err, errAwaitReplica) || errors.Is(err, errSuspended) {
 		return nil // the next look will do
 	}
 	return err
@@ -69,11 +66,13 @@ func (db *DB) pass(ctx context.Context, force bool) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, errViewMoved), errors.Is(err, errAwaitReplica):
+	case errors.Is(err, errViewMoved), errors.Is(err, errAwaitReplica), errors.Is(err, errSuspended):
 		return fmt.Errorf("sync %s: %w", db.path, err)
 	case errors.Is(err, ErrDiskFull):
 		// Our pin would keep the application's log growing on a full disk.
-		err = errors.Join(err, db.suspend())
+		if serr := db.suspend(); !errors.Is(serr, errSuspended) {
+			err = errors.Join(err, serr)
+		}
 	}
 	db.setState(DBStateFailed, err)
 	return fmt.Errorf("sync %s: %w", db.path, err)
@@ -112,7 +111,7 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 		return nil
 	}
 	if force || db.changed(fp, now) {
-		if db.shared.stageOver() {
+		if db.stage.over() {
 			return db.suspend()
 		}
 		if err := db.checkFileSystem(); err != nil {
@@ -204,7 +203,7 @@ func (db *DB) capture(ctx context.Context, fp sqlitefile.Fingerprint) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if db.shared.stageOver() {
+		if db.stage.over() {
 			return db.suspend()
 		}
 	}

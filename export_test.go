@@ -14,7 +14,7 @@ func BoundStaging(limit int64, dbs ...*DB) {
 	shared := &sharedState{staged: &stageBudget{limit: limit}}
 	for _, db := range dbs {
 		db.shared = shared
-		db.stage.budget = shared.staged
+		db.stage.share(shared.staged)
 	}
 }
 

@@ -120,7 +120,7 @@ func (d *dbMetrics) synced(db *DB, start, end time.Time, err error) {
 	d.dbSize.Set(float64(db.st.seen.Main.Size))
 	d.walSize.Set(float64(db.st.cursor.End()))
 	d.txid.Set(float64(db.st.txid))
-	if err != nil && !errors.Is(err, errViewMoved) && !errors.Is(err, errAwaitReplica) {
+	if err != nil && !errors.Is(err, errViewMoved) && !errors.Is(err, errAwaitReplica) && !errors.Is(err, errSuspended) {
 		d.syncErrorN.Inc()
 	}
 	if errors.Is(err, ErrDiskFull) {

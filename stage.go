@@ -20,25 +20,27 @@ type stagedFile struct {
 // stage is the queue of captured files between a database, which adds to it,
 // and its replica, which takes from it. It is safe for concurrent use.
 type stage struct {
-	dir    string
+	mu     sync.Mutex   // guards the rest; never held across I/O
 	budget *stageBudget // may be nil
-
-	mu    sync.Mutex // guards the rest; never held across I/O
-	files []stagedFile
-	acked ltx.TXID // newest TXID that the replica acknowledged
+	files  []stagedFile
+	bytes  int64    // of files
+	acked  ltx.TXID // newest TXID that the replica acknowledged
 }
-
-func newStage(dir string) *stage { return &stage{dir: dir} }
 
 // share counts what waits here against a bound that others share.
 func (s *stage) share(b *stageBudget) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, f := range s.files {
-		s.budget.add(-f.Size)
-		b.add(f.Size)
-	}
+	n := s.bytes
+	s.chargeLocked(-n)
 	s.budget = b
+	s.chargeLocked(n)
+}
+
+// chargeLocked counts bytes that were staged, or left.
+func (s *stage) chargeLocked(n int64) {
+	s.budget.charge(s.bytes, s.bytes+n)
+	s.bytes += n
 }
 
 // add appends a captured file.
@@ -46,20 +48,19 @@ func (s *stage) add(f stagedFile) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.files = append(s.files, f)
-	s.budget.add(f.Size)
+	s.chargeLocked(f.Size)
 }
 
 // reset replaces the queue, after its files were compared with the replica.
 func (s *stage) reset(acked ltx.TXID, files []stagedFile) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, f := range s.files {
-		s.budget.add(-f.Size)
-	}
 	s.acked, s.files = acked, files
+	var bytes int64
 	for _, f := range s.files {
-		s.budget.add(f.Size)
+		bytes += f.Size
 	}
+	s.chargeLocked(bytes - s.bytes)
 }
 
 // begin returns the oldest file and marks it as attempted.
@@ -80,7 +81,7 @@ func (s *stage) ack(txid ltx.TXID) {
 	if len(s.files) == 0 || s.files[0].TXID != txid {
 		return
 	}
-	s.budget.add(-s.files[0].Size)
+	s.chargeLocked(-s.files[0].Size)
 	s.files = s.files[1:]
 	if len(s.files) == 0 {
 		s.files = nil
@@ -101,7 +102,7 @@ func (s *stage) dropUnsent() (dropped []stagedFile, newest ltx.TXID) {
 	dropped = s.files[keep:]
 	s.files = s.files[:keep:keep]
 	for _, f := range dropped {
-		s.budget.add(-f.Size)
+		s.chargeLocked(-f.Size)
 	}
 	newest = s.acked
 	if keep > 0 {
@@ -114,10 +115,14 @@ func (s *stage) dropUnsent() (dropped []stagedFile, newest ltx.TXID) {
 func (s *stage) pending() (n int, bytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, f := range s.files {
-		bytes += f.Size
-	}
-	return len(s.files), bytes
+	return len(s.files), s.bytes
+}
+
+// over reports whether this database has to stop staging.
+func (s *stage) over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.budget.over(s.bytes)
 }
 
 // ackedTXID returns the newest acknowledged TXID.
@@ -130,18 +135,32 @@ func (s *stage) ackedTXID() ltx.TXID {
 // stageBudget bounds the bytes that all databases of a process hold staged and
 // unsent. It is safe for concurrent use; nil has no bound.
 type stageBudget struct {
-	limit int64
-	used  atomic.Int64
+	limit   int64
+	used    atomic.Int64
+	holders atomic.Int64 // databases with a staged file
 }
 
-func (b *stageBudget) add(n int64) {
-	if b != nil {
-		b.used.Add(n)
+// charge records that one database's use went from old to now.
+func (b *stageBudget) charge(old, now int64) {
+	if b == nil {
+		return
+	}
+	b.used.Add(now - old)
+	switch {
+	case old == 0 && now > 0:
+		b.holders.Add(1)
+	case old > 0 && now == 0:
+		b.holders.Add(-1)
 	}
 }
 
-// over reports whether the bound is passed.
-func (b *stageBudget) over() bool { return b != nil && b.limit > 0 && b.used.Load() > b.limit }
-
-// low reports whether a database that was suspended may capture again.
-func (b *stageBudget) low() bool { return b == nil || b.limit <= 0 || b.used.Load() <= b.limit/2 }
+// over reports whether the bound is passed and a database with so many staged
+// bytes has to stop. At least one holds its equal share or more; those stop.
+// The others, and one that has nothing staged, go on: a replica that is down
+// for good must not end the backups of the rest.
+func (b *stageBudget) over(own int64) bool {
+	if b == nil || b.limit <= 0 || own == 0 || b.used.Load() <= b.limit {
+		return false
+	}
+	return own >= b.limit/max(1, b.holders.Load())
+}

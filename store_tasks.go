@@ -261,11 +261,11 @@ func (s *Store) finalSync(ctx context.Context, m *managedDB) error {
 		captured := m.db.SyncFully(ctx)
 		err = r.Sync(ctx)
 		n, _ := m.db.stage.pending()
-		if err == nil && n == 0 {
-			return captured
+		if err == nil && (n > 0 || errors.Is(captured, errSuspended)) {
+			continue // there is more, or room again for what was left out
 		}
 		if err == nil {
-			continue
+			return captured
 		}
 		if s.ShutdownSyncTimeout <= 0 || time.Now().Add(s.ShutdownSyncInterval).After(deadline) ||
 			!sleep(ctx, s.ShutdownSyncInterval) {
