@@ -95,20 +95,8 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 	if err := db.identify(fp.Main.ID); err != nil {
 		return err
 	}
-	if err := db.load(); err != nil {
+	if err := db.ready(); err != nil {
 		return err
-	}
-	if db.Replica != nil && db.st.txid == 0 && !db.Replica.asked() {
-		return errAwaitReplica
-	}
-	if l := db.st.ledger; l != nil && l.Header().TXID != db.st.txid {
-		// What it stands for is not what the next capture follows.
-		if err := db.forget(db.st.txid); err != nil {
-			return err
-		}
-	}
-	if db.st.suspended && !db.resume() {
-		return nil
 	}
 	if force || db.changed(fp, now) {
 		if db.stage.over() {
@@ -127,6 +115,27 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 		return err
 	}
 	return db.rest(fp, now)
+}
+
+// ready makes sure that it is known what the next capture follows, and that
+// there is room for it.
+func (db *DB) ready() error {
+	if err := db.load(); err != nil {
+		return err
+	}
+	if db.Replica != nil && db.st.txid == 0 && !db.Replica.asked() {
+		return errAwaitReplica
+	}
+	if l := db.st.ledger; l != nil && l.Header().TXID != db.st.txid {
+		// What it stands for is not what the next capture follows.
+		if err := db.forget(db.st.txid); err != nil {
+			return err
+		}
+	}
+	if db.st.suspended && !db.resume() {
+		return errSuspended
+	}
+	return nil
 }
 
 // letGo releases the file of a database that has nothing to capture.
@@ -184,30 +193,24 @@ func (db *DB) checkFileSystem() error {
 }
 
 // capture brings the position up to the newest commit.
-func (db *DB) capture(ctx context.Context, fp sqlitefile.Fingerprint) error {
+func (db *DB) capture(ctx context.Context, fp sqlitefile.Fingerprint) (err error) {
 	opened, err := db.openForCapture(fp)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, db.afterCapture(opened)) }()
 	for {
 		more, err := db.captureOnce(ctx, captureLimit{})
-		if err != nil {
-			if errors.Is(err, errViewMoved) {
-				db.disturb(fp)
-			}
-			return errors.Join(err, db.afterCapture(opened))
+		if errors.Is(err, errViewMoved) {
+			db.disturb(fp)
 		}
-		if !more {
-			break
-		}
-		if err := ctx.Err(); err != nil {
+		if err != nil || !more {
 			return err
 		}
 		if db.stage.over() {
 			return db.suspend()
 		}
 	}
-	return db.afterCapture(opened)
 }
 
 // disturb counts optimistic looks that found the database touched or locked.

@@ -87,6 +87,13 @@ func (r *Replica) asked() bool {
 	return r.tried
 }
 
+// stopAsking lets the database be captured without an answer of the storage.
+func (r *Replica) stopAsking() {
+	r.mu.Lock()
+	r.tried = true
+	r.mu.Unlock()
+}
+
 // LastSyncAt returns when everything that was staged had last been acknowledged.
 func (r *Replica) LastSyncAt() time.Time {
 	r.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/superfly/ltx"
 )
@@ -47,14 +48,23 @@ func decideTakeover(p positions) takeover {
 	}
 }
 
+// firstContactTimeout bounds how long a storage that does not answer keeps a
+// database without local state from being captured.
+const firstContactTimeout = 15 * time.Second
+
 // position asks the storage for its newest TXID and brings the local state in
 // line, once.
 func (r *Replica) position(ctx context.Context) error {
 	r.mu.Lock()
-	done := r.positioned
+	done, first := r.positioned, !r.tried
 	r.mu.Unlock()
 	if done {
 		return nil
+	}
+	if first {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, firstContactTimeout)
+		defer cancel()
 	}
 	err := r.reposition(ctx)
 	r.mu.Lock()

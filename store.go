@@ -50,7 +50,10 @@ type Store struct {
 	shared *sharedState
 	sched  *scheduler
 	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	// uploads is done when Close has no more time for uploads under way.
+	uploads     context.Context
+	stopUploads context.CancelFunc
+	wg          sync.WaitGroup
 
 	monitors, replicas, snapshots *workpool.Pool
 
@@ -139,6 +142,7 @@ func (s *Store) prepare(ctx context.Context) error {
 		inodes: newInodeTable(),
 	}
 	s.sched = newScheduler(s.submit)
+	s.uploads, s.stopUploads = context.WithCancel(context.WithoutCancel(ctx))
 	s.monitors = workpool.New("monitor", s.MonitorWorkers)
 	s.snapshots = workpool.New("snapshot", s.SnapshotWorkers)
 	s.replicas = workpool.New("replica", s.ReplicaWorkers)
@@ -272,23 +276,30 @@ func (s *Store) Close(ctx context.Context) error {
 	if err := s.snapshots.Close(abandoned); err != nil {
 		s.Logger.Debug("maintenance was left for the next start", "error", err)
 	}
+	// An upload that hangs gets no more time than the last one.
+	defer time.AfterFunc(s.ShutdownSyncTimeout, s.stopUploads).Stop()
+	defer s.stopUploads()
+	closed := make([]bool, len(dbs))
 	errs := make([]error, len(dbs))
-	var wg sync.WaitGroup
 	for i, m := range dbs {
-		wg.Add(1)
-		ok := s.replicas.Submit(workpool.Task{Key: m, Kind: "close", Run: func(context.Context) {
-			defer wg.Done()
-			errs[i] = s.shutdown(ctx, m)
+		s.replicas.Submit(workpool.Task{Key: closing{m}, Kind: "close", Run: func(context.Context) {
+			errs[i], closed[i] = s.shutdown(ctx, m), true
 		}})
-		if !ok {
-			wg.Done()
-		}
 	}
 	err := s.monitors.Close(ctx)
 	err = errors.Join(err, s.replicas.Close(ctx))
-	wg.Wait()
+	for i, m := range dbs {
+		if !closed[i] { // ctx was done before its turn
+			s.sched.remove(m)
+			errs[i] = errors.Join(fmt.Errorf("last sync of %s was not tried: %w", m.db.Path(), context.Cause(ctx)), m.db.Close(ctx))
+		}
+	}
 	return errors.Join(err, summarize(errs))
 }
+
+// closing is the key of the task that closes a database. It is not that of the
+// uploads, behind one of which it would wait for as long as that hangs.
+type closing struct{ m *managedDB }
 
 // summarize joins the first few of many errors and counts the rest.
 func summarize(errs []error) error {

@@ -5,16 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream/internal/workpool"
 )
-
-// firstContactTimeout bounds how long a storage that does not answer keeps a
-// database without local state from being captured.
-const firstContactTimeout = 15 * time.Second
 
 // submit hands a task that is due to its pool.
 func (s *Store) submit(m *managedDB, kind taskKind) {
@@ -53,6 +50,9 @@ func (s *Store) runSync(ctx context.Context, m *managedDB) {
 
 // report logs a failure, at once and then at intervals, and its end.
 func (s *Store) report(m *managedDB, f *failures, err error, failed, recovered string) {
+	if errors.Is(err, os.ErrClosed) {
+		return // the store is being closed
+	}
 	if err == nil {
 		f.delay.Reset()
 		if f.log.Recovered() {
@@ -87,12 +87,13 @@ func (s *Store) wantUpload(m *managedDB) {
 func (s *Store) runUpload(ctx context.Context, m *managedDB) {
 	r := m.db.Replica
 	first := !r.asked()
-	if first {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, firstContactTimeout)
-		defer cancel()
-	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.uploads, cancel)()
 	err := r.Sync(ctx)
+	if ctx.Err() != nil {
+		return // the last sync reports what is left
+	}
 	s.report(m, &m.upload, err, "monitor error", "replica sync recovered")
 	if first {
 		s.contacted(m)
@@ -245,7 +246,9 @@ func (s *Store) finalSync(ctx context.Context, m *managedDB) error {
 	if r == nil {
 		return m.db.SyncFully(ctx)
 	}
-	deadline := time.Now().Add(s.ShutdownSyncTimeout)
+	// What is captured is safe on this host, so that the storage's time does
+	// not bound it.
+	local, deadline := ctx, time.Now().Add(s.ShutdownSyncTimeout)
 	if s.ShutdownSyncTimeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, deadline)
@@ -254,11 +257,12 @@ func (s *Store) finalSync(ctx context.Context, m *managedDB) error {
 	if !r.asked() { // it says which position the first capture follows
 		if err := r.Sync(ctx); err != nil {
 			m.db.Logger.Debug("first contact failed", "db", m.db.Path(), "error", err)
+			r.stopAsking()
 		}
 	}
 	var err error
 	for {
-		captured := m.db.SyncFully(ctx)
+		captured := m.db.SyncFully(local)
 		err = r.Sync(ctx)
 		n, _ := m.db.stage.pending()
 		if err == nil && (n > 0 || errors.Is(captured, errSuspended)) {
