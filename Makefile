@@ -10,6 +10,7 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo de
 FUZZTIME  ?= 10s
 SOAK_TIME ?= 10m
 SEED      ?= 0
+BENCH_FLAGS ?=
 
 # Tests find what was installed through these (package tests/servers reads them).
 export LITESTREAM_TEST_CACHE     := $(CACHE)
@@ -43,9 +44,10 @@ test-short: ## the quick tests only; installs nothing
 	go test -short ./...
 
 .PHONY: bench
-bench: ## benchmarks, and side by side with upstream
+bench: build upstream ## benchmarks, and side by side with upstream (half an hour)
 	go test -run '^$$' -bench . -benchmem -timeout 30m ./...
-	@if [ -x scripts/bench-upstream.sh ]; then $(MAKE) --no-print-directory build upstream && scripts/bench-upstream.sh; fi
+	@scripts/install.sh versitygw
+	go run ./cmd/litestream-bench -litestream bin/litestream -upstream $(LITESTREAM_TEST_UPSTREAM) -versitygw $(LITESTREAM_TEST_VERSITYGW) $(BENCH_FLAGS)
 
 .PHONY: lint
 lint: $(GOLANGCI) ## gofmt, go vet and golangci-lint

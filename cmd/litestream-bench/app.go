@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	_ "github.com/mattn/go-sqlite3" // the driver "sqlite3"
 )
@@ -109,6 +110,10 @@ func (b *bench) walPerCommit(ctx context.Context, commits, rows int) (_ float64,
 	return float64(st.Size()) / float64(commits), nil
 }
 
+// settle is how long databases are left alone before a tool meets them. Files
+// that were written a moment ago are another case than databases at rest.
+const settle = 3 * time.Second
+
 // makeDatabases makes n small databases that nobody has open, by copying one.
 func makeDatabases(ctx context.Context, dir string, n int) (paths []string, err error) {
 	if err := os.MkdirAll(filepath.Join(dir, "data"), 0o755); err != nil {
@@ -134,5 +139,5 @@ func makeDatabases(ctx context.Context, dir string, n int) (paths []string, err 
 		}
 		paths = append(paths, path)
 	}
-	return paths, nil
+	return paths, pause(ctx, settle)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -24,11 +25,11 @@ func (b *bench) idle(ctx context.Context) (t table, err error) {
 func (b *bench) idleTurn(ctx context.Context, t *table, n int) (err error) {
 	var runs [2]*replicated
 	for i := range b.tools {
-		dir, err := os.MkdirTemp(b.dir, "idle-")
-		if err != nil {
+		var dir string
+		if dir, err = os.MkdirTemp(b.dir, "idle-"); err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir)
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 		paths, err := makeDatabases(ctx, dir, n)
 		if err != nil {
 			return err

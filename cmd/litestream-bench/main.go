@@ -75,11 +75,14 @@ type bench struct {
 	versitygw string
 }
 
-// sections are the groups of figures, in the order of the page.
-var sections = []struct {
+// section is a group of figures.
+type section struct {
 	name string
 	run  func(*bench, context.Context) (table, error)
-}{
+}
+
+// sections are in the order of the page.
+var sections = []section{
 	{"sync", (*bench).sync},
 	{"latency", (*bench).latency},
 	{"restore", (*bench).restore},
@@ -160,12 +163,7 @@ func splitList(s string) []string {
 // run measures the sections named in only, all if it is empty.
 func (b *bench) run(ctx context.Context, only []string, page string) error {
 	for _, name := range only {
-		if !slices.ContainsFunc(sections, func(s struct {
-			name string
-			run  func(*bench, context.Context) (table, error)
-		}) bool {
-			return s.name == name
-		}) {
+		if !slices.ContainsFunc(sections, func(s section) bool { return s.name == name }) {
 			return fmt.Errorf("no section %q", name)
 		}
 	}

@@ -18,11 +18,11 @@ import (
 )
 
 const (
-	readyTimeout = 3 * time.Minute
+	readyTimeout = 2 * time.Minute
 	stopTimeout  = time.Minute
 	pollInterval = 50 * time.Millisecond
 	clockTick    = 100 // of the times in /proc/PID/stat per second: USER_HZ on every Linux
-	logTail      = 2 << 10
+	logTailBytes = 2 << 10
 )
 
 // process is a program under measurement.
@@ -73,11 +73,19 @@ func (p *process) stop() {
 func (p *process) alive() error {
 	select {
 	case <-p.exited:
-		b, err := os.ReadFile(p.log)
-		return errors.Join(fmt.Errorf("%s ended early: %w\n%s", p.cmd.Path, p.err, b[max(0, len(b)-logTail):]), err)
+		return fmt.Errorf("%s ended early: %w\n%s", p.cmd.Path, p.err, p.logTail())
 	default:
 		return nil
 	}
+}
+
+// logTail returns the end of what the program said.
+func (p *process) logTail() []byte {
+	b, err := os.ReadFile(p.log)
+	if err != nil {
+		return []byte(err.Error())
+	}
+	return b[max(0, len(b)-logTailBytes):]
 }
 
 // wait waits until ok, for as long as the program runs.
@@ -92,7 +100,7 @@ func (p *process) wait(ctx context.Context, what string, ok func() (bool, error)
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s: not after %s", what, readyTimeout)
+			return fmt.Errorf("%s: not after %s\n%s", what, readyTimeout, p.logTail())
 		}
 		select {
 		case <-tick.C:

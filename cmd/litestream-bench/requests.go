@@ -50,13 +50,17 @@ func (b *bench) requests(ctx context.Context) (t table, err error) {
 		if err != nil {
 			return t, err
 		}
-		defer c.Close()
+		defer c.close()
 		counters[i] = c
 		p, err := b.replicateS3(ctx, i, filepath.Join(dir, fmt.Sprint(i)), c.addr())
 		if err != nil {
 			return t, err
 		}
 		defer p.stop()
+		err = p.wait(ctx, "first backup", func() (bool, error) { return c.peek("PUT") >= 2*b.s3DBs, nil })
+		if err != nil {
+			return t, fmt.Errorf("%s: %w", b.tools[i].name, err)
+		}
 	}
 	progress("requests: %d databases at rest", b.s3DBs)
 	if err := pause(ctx, b.restAfter); err != nil {
@@ -169,8 +173,8 @@ func newCounter(target *url.URL) (*counter, error) {
 
 func (c *counter) addr() string { return c.listener.Addr().String() }
 
-// Close ends the proxy.
-func (c *counter) Close() error { return c.server.Close() }
+// close ends the proxy.
+func (c *counter) close() { _ = c.server.Close() } // nothing hangs on how it ends
 
 func (c *counter) count(r *http.Request) {
 	c.mu.Lock()
@@ -191,6 +195,13 @@ func requestKind(r *http.Request) string {
 	default:
 		return "GET" // HEAD costs the same
 	}
+}
+
+// peek returns how many requests of a kind were counted since the last take.
+func (c *counter) peek(kind string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n[kind]
 }
 
 // take returns what was counted since the last time.
