@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 )
 
 const defaultSpoolMemory = 1 << 20
@@ -29,9 +30,30 @@ func (s *spool) append(p []byte) error {
 			return err
 		}
 	}
+	if len(s.mem)+len(p) > cap(s.mem) {
+		s.grow(len(p), limit)
+	}
 	s.mem = append(s.mem, p...)
 	s.size += int64(len(p))
 	return nil
+}
+
+// spoolBuffers are the buffers of spools that were closed. Each look that finds
+// something needs one, and growing a new one costs more than what is copied.
+var spoolBuffers sync.Pool
+
+// grow makes room for n more bytes in memory, of at most limit or n.
+func (s *spool) grow(n, limit int) {
+	if s.mem == nil {
+		if b, ok := spoolBuffers.Get().(*[]byte); ok {
+			s.mem = (*b)[:0]
+		}
+	}
+	if need := len(s.mem) + n; need > cap(s.mem) {
+		grown := make([]byte, len(s.mem), max(need, min(2*cap(s.mem), limit)))
+		copy(grown, s.mem)
+		s.mem = grown
+	}
 }
 
 // spill moves what memory holds behind what the file holds.
@@ -81,6 +103,9 @@ func (s *spool) readAt(p []byte, off int64) error {
 }
 
 func (s *spool) close() error {
+	if b := s.mem[:0]; cap(b) > 0 && cap(b) <= defaultSpoolMemory {
+		spoolBuffers.Put(&b)
+	}
 	s.mem, s.size = nil, 0
 	if s.file == nil {
 		return nil
