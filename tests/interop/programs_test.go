@@ -34,16 +34,23 @@ func (s *scene) theirsOnce(flags ...string) {
 	}
 }
 
-// daemon is upstream's program in the background.
+// daemon is upstream's program or ours in the background.
 type daemon struct {
-	s   *scene
-	cmd *exec.Cmd
-	log string
+	s    *scene
+	name string
+	cmd  *exec.Cmd // nil when it has ended
+	log  string
 }
 
 // theirsRun starts upstream on the scene's database. Levels are the intervals
 // of its compaction levels; extra is more of the configuration.
 func (s *scene) theirsRun(levels []string, extra string) *daemon {
+	s.t.Helper()
+	return s.run(s.bin, levels, extra)
+}
+
+// run starts a program, upstream's or ours, with one and the same configuration.
+func (s *scene) run(bin string, levels []string, extra string) *daemon {
 	s.t.Helper()
 	var b strings.Builder
 	fmt.Fprintf(&b, "dbs:\n  - path: %s\n    monitor-interval: 50ms\n    replica:\n      %s\n      sync-interval: 20ms\n",
@@ -56,11 +63,11 @@ func (s *scene) theirsRun(levels []string, extra string) *daemon {
 	}
 	b.WriteString(extra)
 	s.n++
-	conf := filepath.Join(s.dir, fmt.Sprintf("upstream-%d.yml", s.n))
+	conf := filepath.Join(s.dir, fmt.Sprintf("config-%d.yml", s.n))
 	if err := os.WriteFile(conf, []byte(b.String()), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	d := &daemon{s: s, cmd: exec.Command(s.bin, "replicate", "-config", conf), log: conf + ".log"}
+	d := &daemon{s: s, name: filepath.Base(bin), cmd: exec.Command(bin, "replicate", "-config", conf), log: conf + ".log"}
 	log, err := os.Create(d.log)
 	if err != nil {
 		s.t.Fatal(err)
@@ -74,9 +81,8 @@ func (s *scene) theirsRun(levels []string, extra string) *daemon {
 		if d.cmd == nil {
 			return
 		}
-		_ = d.cmd.Process.Kill() // the test has failed
-		_ = d.cmd.Wait()         // killed
-		s.t.Logf("log of upstream:\n%s", d.output())
+		d.kill() // the test has failed
+		s.t.Logf("log of %s:\n%s", d.name, d.output())
 	})
 	return d
 }
@@ -89,23 +95,43 @@ func (d *daemon) output() []byte {
 	return data
 }
 
-// stop ends upstream in an orderly way: all that was committed is replicated.
-func (d *daemon) stop() {
+// logged reports whether the program has said something.
+func (d *daemon) logged(text string) bool { return bytes.Contains(d.output(), []byte(text)) }
+
+// signal asks the program to end.
+func (d *daemon) signal() {
 	d.s.t.Helper()
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		d.s.t.Fatal(err)
 	}
+}
+
+// wait waits until the program has ended.
+func (d *daemon) wait() error {
 	timer := time.AfterFunc(20*time.Second, func() { _ = d.cmd.Process.Kill() }) // Wait reports it
 	defer timer.Stop()
 	err := d.cmd.Wait()
 	d.cmd = nil
-	if err != nil {
-		d.s.t.Fatalf("upstream: %v\n%s", err, d.output())
+	return err
+}
+
+// kill ends the program without a warning.
+func (d *daemon) kill() {
+	_ = d.cmd.Process.Kill() // Wait reports it
+	_ = d.wait()             // killed
+}
+
+// stop ends the program in an orderly way: all that was committed is replicated.
+func (d *daemon) stop() {
+	d.s.t.Helper()
+	d.signal()
+	if err := d.wait(); err != nil {
+		d.s.t.Fatalf("%s: %v\n%s", d.name, err, d.output())
 	}
-	// Whatever it found wrong with what lies there is our mistake.
+	// Whatever one finds wrong with what the other left is our mistake.
 	for line := range bytes.Lines(d.output()) {
 		if bytes.Contains(line, []byte("level=ERROR")) {
-			d.s.t.Errorf("upstream reports: %s", line)
+			d.s.t.Errorf("%s reports: %s", d.name, line)
 		}
 	}
 }

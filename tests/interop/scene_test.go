@@ -311,30 +311,36 @@ func (s *scene) hashRows(db *sql.DB) string {
 	s.t.Helper()
 	h := sha256.New()
 	for _, table := range []string{"t", "ledger"} {
-		rows, err := db.QueryContext(s.t.Context(), "SELECT * FROM "+table+" ORDER BY 1")
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		columns, err := rows.Columns()
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		values := make([]sql.RawBytes, len(columns))
-		dest := make([]any, len(columns))
-		for i := range values {
-			dest[i] = &values[i]
-		}
-		for rows.Next() {
-			if err := rows.Scan(dest...); err != nil {
-				s.t.Fatal(err)
-			}
-			fmt.Fprintf(h, "%s %x\n", table, values)
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			s.t.Fatal(err)
-		}
+		s.hashTable(h, db, table)
 	}
 	return fmt.Sprintf("%x", h.Sum(nil))
+}
+
+func (s *scene) hashTable(h io.Writer, db *sql.DB, table string) {
+	s.t.Helper()
+	rows, err := db.QueryContext(s.t.Context(), "SELECT * FROM "+table+" ORDER BY 1")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	values := make([]sql.RawBytes, len(columns))
+	dest := make([]any, len(columns))
+	for i := range values {
+		dest[i] = &values[i]
+	}
+	for rows.Next() {
+		if err := rows.Scan(dest...); err != nil {
+			s.t.Fatal(err)
+		}
+		fmt.Fprintf(h, "%s %x\n", table, values)
+	}
+	if err := rows.Err(); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // checkAll checks the newest position, every TXID that can be restored, and the

@@ -1,0 +1,148 @@
+package interop_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/s3"
+	"github.com/benbjohnson/litestream/tests/servers"
+)
+
+// acknowledged returns how many writes of the load are in the database.
+func (s *scene) acknowledged() (n int) {
+	s.t.Helper()
+	if err := s.app.QueryRowContext(s.t.Context(), "SELECT count(*) FROM ledger").Scan(&n); err != nil {
+		s.t.Fatal(err)
+	}
+	return n
+}
+
+// wantReplicated restores with both programs and checks that the ledger is
+// complete up to n writes or more.
+func (s *scene) wantReplicated(n int) {
+	s.t.Helper()
+	tg := target{txid: s.newest()}
+	theirs, err := s.theirs(tg)
+	if err != nil {
+		s.t.Fatalf("upstream: %v", err)
+	}
+	ours, err := s.ours(tg)
+	if err != nil {
+		s.t.Fatalf("ours: %v", err)
+	}
+	if string(ours) != string(theirs) {
+		s.t.Fatalf("restores of %s differ: %s", tg, difference(ours, theirs))
+	}
+	if got := s.ledger(ours); got < n {
+		s.t.Fatalf("restored %d writes at %s, want at least %d", got, tg, n)
+	}
+}
+
+// advance waits until so many more positions are on the replica.
+func (s *scene) advance(n ltx.TXID) {
+	s.t.Helper()
+	before := s.newest()
+	waitFor(s.t, fmt.Sprintf("position %s", before+n), func() bool { return s.newest() >= before+n })
+}
+
+// TestCommand_TakeTurns runs our program and upstream's in turns, with one
+// configuration file, while the application writes all the time.
+func TestCommand_TakeTurns(t *testing.T) {
+	t.Parallel()
+	bin := ourProgram(t)
+	s := newScene(t)
+	s.create(4096, "wal")
+	s.exec(workload[1].query)
+	stopLoad := s.load()
+	var theirs, ours switches
+	const rounds = 3
+	n := 0
+	for i := range 2 * rounds {
+		before := s.newest()
+		c, name := &theirs, s.bin
+		if i%2 == 0 {
+			c, name = &ours, bin
+		}
+		d := s.run(name, []string{"1s", "5s"}, "")
+		s.advance(5)
+		if i == 2*rounds-1 {
+			n = stopLoad()
+		} else {
+			n = s.acknowledged()
+		}
+		d.stop()
+		if i > 0 {
+			c.add(s.isFull(before + 1))
+		}
+		s.wantReplicated(n)
+	}
+	s.wantLedger(n)
+	s.wantContiguous()
+	t.Logf("ours went on %d times incrementally, %d times with a full copy; upstream %d and %d; %d writes, newest position %s",
+		ours.incremental, ours.full, theirs.incremental, theirs.full, n, s.newest())
+	if theirs.full > 0 || ours.full > 0 {
+		t.Errorf("full copies: ours %d, upstream %d; want none", ours.full, theirs.full)
+	}
+}
+
+// TestCommand_Kill kills our program under load again and again.
+func TestCommand_Kill(t *testing.T) {
+	t.Parallel()
+	bin := ourProgram(t)
+	s := newScene(t)
+	s.create(1024, "wal")
+	stopLoad := s.load()
+	for range 5 {
+		d := s.run(bin, []string{"200ms", "1s"}, "")
+		s.advance(4)
+		d.kill()
+		s.wantReplicated(0)
+	}
+	d := s.run(bin, []string{"200ms", "1s"}, "")
+	s.advance(1)
+	n := stopLoad()
+	d.stop()
+	s.remember()
+	s.wantLedger(n)
+	s.wantContiguous()
+	s.wantLevels(2)
+	t.Logf("%d writes, newest position %s", n, s.newest())
+}
+
+// TestCommand_SecondSignal stops our program while the server is away: the
+// first signal makes it try on, the second ends it at once. The next start
+// sends what was left.
+func TestCommand_SecondSignal(t *testing.T) {
+	t.Parallel()
+	bin := ourProgram(t)
+	s := newScene(t)
+	srv := servers.Versitygw(t, true)
+	srv.CreateBucket(bucket)
+	s.onS3(srv, func(cfg *s3.Config) { cfg.SkipVerify = true })
+	s.create(4096, "wal")
+	s.exec("INSERT INTO ledger VALUES (1)")
+	d := s.run(bin, nil, "")
+	s.advance(1)
+	srv.Stop()
+	s.exec("INSERT INTO ledger VALUES (2)")
+	d.signal()
+	waitFor(t, "end of the replication", func() bool { return d.logged("shutting down") })
+	d.signal()
+	if err := d.wait(); err == nil || err.Error() != "exit status 1" {
+		t.Errorf("after the second signal: %v, want exit status 1", err)
+	}
+	if !d.logged("Error: shutdown interrupted") {
+		t.Errorf("no word about the second signal:\n%s", d.output())
+	}
+
+	srv.Restart()
+	d = s.run(bin, nil, "")
+	s.advance(1)
+	s.exec("INSERT INTO ledger VALUES (3)")
+	d.stop()
+	s.remember()
+	s.wantLedger(3)
+	s.wantContiguous()
+}
