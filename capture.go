@@ -18,6 +18,10 @@ import (
 // has to (docs/ARCHITECTURE.md, "Publish rule"). It was not written.
 var errPublishRule = errors.New("capture is incomplete")
 
+// errLedger means that the page ledger could not be read, so that it is of no
+// more use.
+var errLedger = errors.New("page ledger cannot be read")
+
 // A capture turns what changed into the LTX file of the next TXID. There are
 // two ways: tail takes frames that provably continue, view takes every page
 // whose checksum differs from the ledger's. Both hold the publish rule.
@@ -114,7 +118,7 @@ func (c *capture) tail(res wal.Result) (_ *captured, err error) {
 	out.pageN = len(out.changes)
 	if !out.header.NoChecksum() {
 		if out.post, err = c.ledger.RollingAfter(out.changes, c.ledgerHeader(out.header)); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", errPublishRule, err)
 		} else if out.post == 0 {
 			return nil, fmt.Errorf("%w: the ledger does not know every page", errPublishRule)
 		}
@@ -184,8 +188,10 @@ func (d *diff) openLedger() error {
 	hdr := d.ledger.Header()
 	d.oldPageN, d.pre = hdr.PageN, hdr.Rolling
 	var err error
-	d.old, err = d.ledger.Reader()
-	return err
+	if d.old, err = d.ledger.Reader(); err != nil {
+		return fmt.Errorf("%w: %w", errLedger, err)
+	}
+	return nil
 }
 
 // page compares one page with the ledger.
@@ -227,8 +233,10 @@ func (d *diff) oldSum() (ltx.Checksum, error) {
 	sum, err := d.old.Next()
 	if errors.Is(err, io.EOF) {
 		return 0, nil
+	} else if err != nil {
+		return 0, fmt.Errorf("%w: %w", errLedger, err)
 	}
-	return sum, err
+	return sum, nil
 }
 
 // unchanged leaves a page out, but for the one that the header's log range

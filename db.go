@@ -201,8 +201,13 @@ func (db *DB) Close(ctx context.Context) error {
 // closeHandle closes what is open of the database file.
 func (db *DB) closeHandle(keepWAL bool) error {
 	h := db.st.handle
+	if h == nil {
+		return nil
+	}
 	db.st.handle = nil
-	return h.close(keepWAL)
+	err := h.close(keepWAL)
+	db.publish()
+	return err
 }
 
 // Pos returns the newest captured position. It is zero before the first

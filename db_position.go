@@ -185,7 +185,8 @@ func applyFile(l *pagesum.Ledger, dir ltxfile.Dir, txid ltx.TXID) (err error) {
 	return l.Apply(changes, h)
 }
 
-// saveLedger writes the ledger with the cursor.
+// saveLedger writes the ledger with the cursor. A ledger whose file is lost or
+// damaged is given up.
 func (db *DB) saveLedger() error {
 	l := db.st.ledger
 	h := l.Header()
@@ -198,10 +199,14 @@ func (db *DB) saveLedger() error {
 		}
 		h.Meta = meta
 	}
-	if err := l.Apply(nil, h); err != nil {
-		return err
+	err := l.Apply(nil, h)
+	if err == nil || errors.Is(err, pagesum.ErrFlush) {
+		err = l.Flush()
 	}
-	return l.Flush()
+	if errors.Is(err, pagesum.ErrInvalid) || errors.Is(err, fs.ErrNotExist) {
+		return db.rejectLedger(err)
+	}
+	return err
 }
 
 // flushLedger writes the ledger if the last time is long ago, so that local

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -122,14 +121,9 @@ func (db *DB) writeSnapshot(v *View) (_ *StagedSnapshot, err error) {
 	if err != nil {
 		return nil, err
 	}
-	audit, err := newAudit(db.st.ledger, v)
-	if err != nil {
-		return nil, err
-	}
+	audit := newAudit(db.st.ledger, v)
 	err = v.Each(func(pgno uint32, page []byte) error {
-		if err := audit.page(pgno, page); err != nil {
-			return err
-		}
+		audit.page(pgno, page)
 		return w.page(pgno, page)
 	})
 	if err = errors.Join(err, audit.close()); err != nil {
@@ -144,7 +138,13 @@ func (db *DB) writeSnapshot(v *View) (_ *StagedSnapshot, err error) {
 	if err := f.Commit(); err != nil {
 		return nil, err
 	}
-	db.heal(audit.missed)
+	if audit.err != nil {
+		if err := db.rejectLedger(audit.err); err != nil {
+			return nil, errors.Join(err, dir.Remove(1, db.st.txid))
+		}
+	} else {
+		db.heal(audit.missed)
+	}
 	return &StagedSnapshot{Path: f.Name(), MaxTXID: db.st.txid, Size: f.Size(), dir: dir}, nil
 }
 
@@ -169,36 +169,28 @@ type audit struct {
 	next   uint32          // page that ledger returns next
 	xor    ltx.Checksum
 	missed []uint32
+	err    error // the ledger could not be read
 }
 
-func newAudit(l *pagesum.Ledger, v *View) (*audit, error) {
+func newAudit(l *pagesum.Ledger, v *View) *audit {
 	a := &audit{summer: newPageSummer(), next: 1}
 	if l == nil || l.Header().PageSize != v.PageSize || l.Header().PageN != v.PageN {
-		return a, nil
+		return a
 	}
-	var err error
-	a.ledger, err = l.Reader()
-	return a, err
+	a.ledger, a.err = l.Reader()
+	return a
 }
 
-func (a *audit) page(pgno uint32, page []byte) error {
+// page compares one page for as long as the ledger can be read.
+func (a *audit) page(pgno uint32, page []byte) {
 	sum := a.summer.sum(pgno, page)
 	a.xor ^= sum
-	if a.ledger == nil {
-		return nil
-	}
-	for ; a.next <= pgno; a.next++ {
-		want, err := a.ledger.Next()
-		if errors.Is(err, io.EOF) {
-			return a.close()
-		} else if err != nil {
-			return err
-		}
-		if a.next == pgno && want != 0 && want != sum {
+	for ; a.ledger != nil && a.err == nil && a.next <= pgno; a.next++ {
+		var want ltx.Checksum
+		if want, a.err = a.ledger.Next(); a.err == nil && a.next == pgno && want != 0 && want != sum {
 			a.missed = append(a.missed, pgno)
 		}
 	}
-	return nil
 }
 
 func (a *audit) close() error {

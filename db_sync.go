@@ -140,7 +140,8 @@ func (db *DB) ready() error {
 
 // letGo releases the file of a database that has nothing to capture.
 func (db *DB) letGo(state DBState) error {
-	err := db.closeHandle(false)
+	// What lies at the path, now or in a moment, may be another's log.
+	err := db.closeHandle(true)
 	db.shared.releaseInode(db.st.inode, db.path)
 	db.st.inode = wal.FileID{}
 	db.setState(state, nil)
@@ -152,7 +153,8 @@ func (db *DB) letGo(state DBState) error {
 func (db *DB) identify(id wal.FileID) error {
 	if db.st.handle != nil && db.st.handle.id != id {
 		db.Logger.Info("database file was replaced", "db", db.path)
-		if err := db.closeHandle(false); err != nil {
+		// The log that lies there is another's.
+		if err := db.closeHandle(true); err != nil {
 			db.Logger.Warn("close replaced database", "db", db.path, "error", err)
 		}
 	}
@@ -416,7 +418,12 @@ func (db *DB) captureView(v *View, reason wal.Reason) error {
 	}
 	c := db.nextCapture()
 	out, err := c.view(v, db.LedgerPath())
-	if err != nil {
+	if errors.Is(err, errLedger) && db.st.ledger != nil {
+		if err := db.rejectLedger(err); err != nil {
+			return err
+		}
+		return db.captureView(v, reason)
+	} else if err != nil {
 		return classifyIO(err)
 	}
 	if out.file == nil { // nothing differs
@@ -474,7 +481,7 @@ func (db *DB) rest(fp sqlitefile.Fingerprint, now time.Time) error {
 	}
 	if h.conn != nil && db.st.ledger != nil && db.st.ledger.Dirty() {
 		if err := db.saveLedger(); err != nil {
-			return err
+			db.Logger.Warn("page ledger was not written, the next start takes a full copy", "db", db.path, "error", err)
 		}
 	}
 	return db.closeHandle(false)

@@ -35,3 +35,17 @@ func DecideTakeover(captured, localMin, localMax, remote ltx.TXID, same bool) Ta
 		takeoverSend: TakeoverSend, takeoverAdopt: TakeoverAdopt, takeoverRestart: TakeoverRestart,
 	}[decideTakeover(p)]
 }
+
+// ForgetPin lets go of the database, as a rest does, without a look at it.
+func (db *DB) ForgetPin() { _ = db.closeHandle(true) }
+
+// OpenFiles returns how many things of the database file are held open.
+func (db *DB) OpenFiles() (n int) {
+	if h := db.st.handle; h != nil {
+		n++
+		if h.conn != nil {
+			n++
+		}
+	}
+	return n
+}

@@ -182,7 +182,7 @@ func (r *Replica) upload(ctx context.Context, f stagedFile) error {
 		}
 		info = &ltx.FileInfo{MinTXID: f.TXID, MaxTXID: f.TXID, Size: f.Size, CreatedAt: r.db.knobs.now()}
 	case errors.Is(err, errLocalFile):
-		r.Logger.Error("a staged file is gone or damaged: going on behind the replica's position with a full copy",
+		r.Logger.Error("a staged file is gone: going on behind the replica's position with a full copy",
 			"db", r.db.path, "txid", f.TXID.String(), "error", err)
 		r.unposition()
 		return r.position(ctx)
@@ -196,13 +196,15 @@ func (r *Replica) upload(ctx context.Context, f stagedFile) error {
 	return nil
 }
 
-// errLocalFile means that a staged file cannot be read.
-var errLocalFile = errors.New("staged file cannot be read")
+// errLocalFile means that a staged file is gone.
+var errLocalFile = errors.New("staged file is gone")
 
 func (r *Replica) put(ctx context.Context, txid ltx.TXID) (_ *ltx.FileInfo, err error) {
 	file, err := r.db.ltxDir().Open(txid, txid)
-	if err != nil {
+	if errors.Is(err, ErrLTXFileNotFound) {
 		return nil, fmt.Errorf("%w: %w", errLocalFile, err)
+	} else if err != nil {
+		return nil, err // such as no descriptor left; the file is still there
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	if ew, ok := r.Client.(ExclusiveWriter); ok {
