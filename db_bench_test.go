@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	litestream "github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/file"
 )
@@ -90,6 +92,7 @@ func BenchmarkDB_Sync(b *testing.B) {
 }
 
 func benchSyncTail(b *testing.B, commits, rows int) {
+	b.Helper()
 	path, write := benchApp(b, 1, "")
 	db := benchDB(b, path)
 	benchSync(b, db)
@@ -173,6 +176,7 @@ func benchSyncDiff(b *testing.B) {
 }
 
 func benchLooks(b *testing.B, db *litestream.DB) {
+	b.Helper()
 	benchSync(b, db)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -206,6 +210,7 @@ func BenchmarkStore_Idle(b *testing.B) {
 		dbs[i] = db
 	}
 	store := litestream.NewStore(dbs, nil)
+	store.Metrics = litestream.NewMetrics(prometheus.NewRegistry())
 	if err := store.Open(b.Context()); err != nil {
 		b.Fatal(err)
 	}
