@@ -40,7 +40,7 @@ func (s *scene) wantReplicated(n int) {
 	}
 }
 
-// advance waits until so many more positions are on the replica.
+// advance waits until so many more positions are on the replica, under load.
 func (s *scene) advance(n ltx.TXID) {
 	s.t.Helper()
 	before := s.newest()
@@ -124,7 +124,7 @@ func TestCommand_SecondSignal(t *testing.T) {
 	s.create(4096, "wal")
 	s.exec("INSERT INTO ledger VALUES (1)")
 	d := s.run(bin, nil, "")
-	s.advance(1)
+	waitFor(t, "first upload", func() bool { return s.newest() == 1 })
 	srv.Stop()
 	s.exec("INSERT INTO ledger VALUES (2)")
 	d.signal()
@@ -139,7 +139,7 @@ func TestCommand_SecondSignal(t *testing.T) {
 
 	srv.Restart()
 	d = s.run(bin, nil, "")
-	s.advance(1)
+	waitFor(t, "upload of what was left", func() bool { return s.newest() > 1 })
 	s.exec("INSERT INTO ledger VALUES (3)")
 	d.stop()
 	s.remember()
