@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/benbjohnson/litestream/internal/sqlitefile"
@@ -31,6 +32,11 @@ type dbHandle struct {
 // openHandle opens the raw descriptor only, which creates nothing and takes no
 // lock.
 func openHandle(path string) (*dbHandle, error) {
+	if st, err := sqlitefile.Stat(path); err == nil {
+		if f := parked.take(st.ID); f != nil {
+			return &dbHandle{path: path, id: st.ID, main: f}, nil
+		}
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
@@ -118,5 +124,43 @@ func (h *dbHandle) close(keepWAL bool) error {
 		err = errors.Join(err, h.conn.close())
 		h.conn = nil
 	}
+	if inUse, ierr := sqlitefile.InUse(h.main); inUse || ierr != nil {
+		parked.put(h.id, h.main)
+		return errors.Join(err, ierr)
+	}
 	return errors.Join(err, h.main.Close())
+}
+
+// parkedFiles are raw descriptors that could not be closed, because somebody
+// else in this process, such as the program that embeds this package, has the
+// database open and may hold locks on it. Locks belong to the process, so they
+// are kept for the whole of it, and used again when that database is opened.
+// It is safe for concurrent use.
+type parkedFiles struct {
+	mu    sync.Mutex // guards files; never held across I/O
+	files map[wal.FileID][]*os.File
+}
+
+var parked = parkedFiles{files: make(map[wal.FileID][]*os.File)}
+
+func (p *parkedFiles) put(id wal.FileID, f *os.File) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.files[id] = append(p.files[id], f)
+}
+
+// take returns a descriptor of an inode, or nil. While it is parked the inode
+// is not freed, so that its number cannot belong to another file.
+func (p *parkedFiles) take(id wal.FileID) *os.File {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a := p.files[id]
+	if len(a) == 0 {
+		return nil
+	}
+	f := a[len(a)-1]
+	if p.files[id] = a[:len(a)-1]; len(a) == 1 {
+		delete(p.files, id)
+	}
+	return f
 }

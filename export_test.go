@@ -49,3 +49,12 @@ func (db *DB) OpenFiles() (n int) {
 	}
 	return n
 }
+
+// OpenViewNow opens a view of what is open, without a look at the path first.
+func (db *DB) OpenViewNow() error {
+	v, err := db.openView(db.spool())
+	if err != nil {
+		return err
+	}
+	return v.Close()
+}

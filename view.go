@@ -78,6 +78,10 @@ func openView(src viewSource) (*View, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("stat database: %w", err), v.Close())
 	}
+	if at, err := sqlitefile.Stat(src.path); err != nil || at.ID != print.ID {
+		// The log that was copied may be that of another file.
+		return nil, errors.Join(fmt.Errorf("%w: file was replaced", errViewMoved), err, v.Close())
+	}
 	v.PageSize, v.PageN = hdr.PageSize, v.log.Frames.Commit
 	if v.log.Frames.CommitN == 0 {
 		v.PageN = hdr.PageCount(print.Size)

@@ -15,6 +15,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -219,14 +220,47 @@ const (
 	lockBytes   = 512 // pending, reserved and the shared range
 )
 
-// Locked reports whether another process holds any of SQLite's locks on the
-// open database file. Locks of this process do not show.
+// Locked reports whether anybody holds any of SQLite's locks on the open
+// database file. On Linux the locks of this process show too.
 func Locked(f *os.File) (bool, error) {
 	lk := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: pendingByte, Len: lockBytes}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lk); err != nil {
+	if err := unix.FcntlFlock(f.Fd(), getLock, &lk); err != nil {
 		return false, fmt.Errorf("query locks: %w", err)
 	}
 	return lk.Type != unix.F_UNLCK, nil
+}
+
+// InUse reports whether this process has the open file open a second time,
+// while somebody holds one of SQLite's locks on it. Then the lock may be this
+// process's, and closing f would drop it.
+func InUse(f *os.File) (bool, error) {
+	if locked, err := Locked(f); err != nil || !locked {
+		return false, err
+	}
+	self, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	dir, err := os.Open("/dev/fd")
+	if err != nil {
+		return false, fmt.Errorf("list descriptors: %w", err)
+	}
+	names, err := dir.Readdirnames(-1)
+	if err = errors.Join(err, dir.Close()); err != nil {
+		return false, fmt.Errorf("list descriptors: %w", err)
+	}
+	want := printOf(self).ID
+	for _, name := range names {
+		fd, err := strconv.Atoi(name)
+		if err != nil || fd == int(f.Fd()) {
+			continue
+		}
+		var st unix.Stat_t // of a number that is closed by now: no match
+		if unix.Fstat(fd, &st) == nil && (wal.FileID{Dev: uint64(st.Dev), Ino: st.Ino}) == want {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // BootID identifies the running boot of the machine. It is zero where the

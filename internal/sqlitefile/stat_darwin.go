@@ -7,6 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// getLock does not show the locks of this process.
+const getLock = unix.F_GETLK
+
 // ctime is the inode's change time in nanoseconds. No user call can set it.
 func ctime(st *syscall.Stat_t) int64 { return st.Ctimespec.Nano() }
 
