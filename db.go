@@ -90,6 +90,8 @@ type dbState struct {
 	inode   wal.FileID      // of the file, claimed for this path
 	seen    sqlitefile.Fingerprint
 	settled bool // seen was older than the clock margin when it was taken
+	// lookAt is when a large uncommitted transaction is looked at again.
+	lookAt time.Time
 	// suspended says that staging is full: nothing is captured or pinned
 	// until the replica takes files again.
 	suspended   bool

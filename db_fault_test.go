@@ -224,3 +224,95 @@ func TestDB_FileSwapped(t *testing.T) {
 		wantRows(t, client, 10)
 	}
 }
+
+// A capture that cannot be staged does not hold the application's log.
+func TestDB_FailureReleasesPin(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	insert := appWith(t, path, 1)
+	client := testutil.NewMemClient()
+	db := inMemory(t, path, client)
+	syncAll(t, db)
+	if !db.Status().Pinned {
+		t.Fatal("want a pinned database")
+	}
+	meta := db.MetaPath()
+	if err := errors.Join(os.Rename(meta, meta+".moved"), os.WriteFile(meta, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	insert(1)
+	if err := db.Sync(context.Background()); err == nil {
+		t.Fatal("a file lies where the metadata directory was, want an error")
+	}
+	if db.Status().Pinned {
+		t.Error("the pin is held while nothing can be staged")
+	}
+	if err := errors.Join(os.Remove(meta), os.Rename(meta+".moved", meta)); err != nil {
+		t.Fatal(err)
+	}
+	insert(1)
+	syncAll(t, db)
+	wantRows(t, client, 3)
+}
+
+// A large transaction that is not committed is not read again at every look,
+// and its commit is captured.
+func TestDB_LargeUncommitted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	client := testutil.NewMemClient()
+	app := openApp(t, path, "_journal_mode=wal&_cache_size=10")
+	mustExec(t, app, "CREATE TABLE t (x)")
+	db := inMemory(t, path, client)
+	syncAll(t, db)
+	mustExec(t, app, "BEGIN")
+	for range 250 {
+		mustExec(t, app, "INSERT INTO t VALUES (randomblob(100000))")
+	}
+	mustSync(t, db)
+	if !db.LookWaits() {
+		t.Error("want the next look to wait")
+	}
+	mustExec(t, app, "COMMIT")
+	mustSync(t, db)
+	if err := db.SyncFully(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	mustUpload(t, db)
+	wantRows(t, client, 250)
+}
+
+// A pass over a large database ends with its context.
+func TestDB_SnapshotCancelled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	app := openApp(t, path, "_journal_mode=wal")
+	mustExec(t, app, "CREATE TABLE t (x)")
+	mustExec(t, app, "INSERT INTO t VALUES (zeroblob(8000000))")
+	db := inMemory(t, path, testutil.NewMemClient())
+	syncAll(t, db)
+	ctx := &countedContext{Context: context.Background(), left: 4}
+	if _, err := db.StageSnapshot(ctx); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got error %v, want %v", err, context.Canceled)
+	}
+	if _, err := os.Stat(filepath.Join(db.MetaPath(), "snapshot", ltx.FormatFilename(1, 1))); err == nil {
+		t.Error("an unfinished snapshot has its name")
+	}
+	snap, err := db.StageSnapshot(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := snap.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// countedContext is done after it was asked so often.
+type countedContext struct {
+	context.Context
+	left int
+}
+
+func (c *countedContext) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}

@@ -89,7 +89,7 @@ func TestDB_ReplacedDuringLook(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := db.OpenViewNow(); err == nil {
+	if err := db.OpenViewNow(t.Context()); err == nil {
 		t.Error("a view of the old file and the new log was opened")
 	}
 	syncAll(t, db)

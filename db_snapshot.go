@@ -62,7 +62,7 @@ func (db *DB) stageSnapshot(ctx context.Context) (_ *StagedSnapshot, err error) 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, db.afterCapture(opened)) }()
-	v, err := db.openView(db.spool())
+	v, err := db.openView(ctx, db.spool())
 	if err != nil {
 		return nil, err
 	}

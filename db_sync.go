@@ -73,6 +73,9 @@ func (db *DB) pass(ctx context.Context, force bool) error {
 		if serr := db.suspend(); !errors.Is(serr, errSuspended) {
 			err = errors.Join(err, serr)
 		}
+	case ctx.Err() == nil:
+		// The log must not grow behind a pin for as long as this goes on.
+		err = errors.Join(err, db.closeHandle(true))
 	}
 	db.setState(DBStateFailed, err)
 	return fmt.Errorf("sync %s: %w", db.path, err)
@@ -98,7 +101,7 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 	if err := db.ready(); err != nil {
 		return err
 	}
-	if force || db.changed(fp, now) {
+	if force || db.changed(fp, now) && !db.waits(fp, now) {
 		if db.stage.over() {
 			return db.suspend()
 		}
@@ -180,6 +183,29 @@ func (db *DB) changed(fp sqlitefile.Fingerprint, now time.Time) bool {
 	// Equal, but it was too young to prove anything. A look at the log is
 	// cheap; without one only a diff can tell, and that waits until it is old.
 	return db.st.cursor.HasFrames() || fp.Settled(now, clockMargin)
+}
+
+// Bounds of looks at a large transaction that is not committed: each reads all
+// of it again.
+const (
+	largeUncommitted = 16 << 20
+	lookShare        = 10 // of the time between two looks, one part is spent looking
+	longestWait      = 30 * time.Second
+)
+
+// waits reports whether a look has to wait because the last one read much that
+// was not committed, for nothing. A main file that was touched ends the wait.
+func (db *DB) waits(fp sqlitefile.Fingerprint, now time.Time) bool {
+	return now.Before(db.st.lookAt) && fp.Main == db.st.seen.Main
+}
+
+// looked plans the next look behind one at a large transaction.
+func (db *DB) looked(uncommitted int64, start time.Time) {
+	db.st.lookAt = time.Time{}
+	if uncommitted >= largeUncommitted {
+		now := db.knobs.now()
+		db.st.lookAt = now.Add(min(lookShare*now.Sub(start), longestWait))
+	}
 }
 
 // checkFileSystem refuses what SQLite's locks do not work on.
@@ -303,21 +329,23 @@ func (db *DB) captureOnce(ctx context.Context, limit captureLimit) (more bool, e
 	}
 	opt := db.spool()
 	opt.Limit, opt.EndAt = db.MaxSyncWALBytes, limit.endAt
+	start := db.knobs.now()
 	res, err := db.tail(opt)
 	if err != nil {
 		return false, err
 	}
+	db.looked(res.Uncommitted, start)
 	if res.Reason != "" && limit.provenOnly {
 		return false, fmt.Errorf("%w: %s", errNotProven, res.Reason)
 	} else if res.Reason != "" {
-		return false, db.captureDiff(res.Reason)
+		return false, db.captureDiff(ctx, res.Reason)
 	}
 	err = db.publishTail(res)
 	if errors.Is(err, errPublishRule) && limit.provenOnly {
 		return false, fmt.Errorf("%w: %w", errNotProven, err)
 	} else if errors.Is(err, errPublishRule) {
 		db.Logger.Debug("tail does not hold the publish rule, taking a diff", "db", db.path, "error", err)
-		return false, db.captureDiff("publish-rule")
+		return false, db.captureDiff(ctx, "publish-rule")
 	}
 	return res.More, err
 }
@@ -386,8 +414,8 @@ func (db *DB) applyTail(out *captured) {
 
 // captureDiff stages what differs from the ledger, or everything if there is
 // none, from a consistent view.
-func (db *DB) captureDiff(reason wal.Reason) (err error) {
-	v, err := db.openView(db.spool())
+func (db *DB) captureDiff(ctx context.Context, reason wal.Reason) (err error) {
+	v, err := db.openView(ctx, db.spool())
 	if err != nil {
 		return err
 	}
@@ -396,10 +424,11 @@ func (db *DB) captureDiff(reason wal.Reason) (err error) {
 }
 
 // openView opens a view under the pin, or an optimistic one without.
-func (db *DB) openView(opt wal.Options) (*View, error) {
+func (db *DB) openView(ctx context.Context, opt wal.Options) (*View, error) {
 	v, err := openView(viewSource{
 		path: db.path, main: db.st.handle.main, bootID: db.knobs.bootID,
 		now: db.knobs.now(), spool: opt, locked: db.st.handle.pinned,
+		stop: ctx.Err,
 	})
 	if errors.Is(err, wal.ErrMoved) {
 		return nil, fmt.Errorf("%w: %w", errViewMoved, err)

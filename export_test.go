@@ -1,6 +1,7 @@
 package litestream
 
 import (
+	"context"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -51,10 +52,13 @@ func (db *DB) OpenFiles() (n int) {
 }
 
 // OpenViewNow opens a view of what is open, without a look at the path first.
-func (db *DB) OpenViewNow() error {
-	v, err := db.openView(db.spool())
+func (db *DB) OpenViewNow(ctx context.Context) error {
+	v, err := db.openView(ctx, db.spool())
 	if err != nil {
 		return err
 	}
 	return v.Close()
 }
+
+// LookWaits reports whether a large uncommitted transaction delays the next look.
+func (db *DB) LookWaits() bool { return db.st.lookAt.After(db.knobs.now()) }

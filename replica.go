@@ -30,6 +30,7 @@ type Replica struct {
 
 	db         *DB
 	onUploaded func(*ltx.FileInfo) // told of each acknowledged file; set by the Store
+	onAdopted  func()              // told that the storage holds files of somebody else; set by the Store
 
 	exec chan struct{} // held by whoever uploads
 

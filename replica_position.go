@@ -162,6 +162,9 @@ func (r *Replica) takeOver(t takeover, p positions, files []stagedFile) error {
 				"txid", p.remote.String(), "local_txid", p.localMax.String())
 		}
 	}
+	if r.onAdopted != nil {
+		r.onAdopted()
+	}
 	// The ledger goes first: without the files nothing on disk would tell any
 	// more that it is not the storage's.
 	if err := db.adopt(p, r.Identity()); err != nil {

@@ -181,6 +181,7 @@ func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
 	db.onStaged = func() { s.wantUpload(m) }
 	if r := db.Replica; r != nil {
 		m.compactor = s.newCompactor(db)
+		r.onAdopted = m.compactor.Invalidate
 		r.onUploaded = func(info *ltx.FileInfo) { s.uploaded(m, info) }
 		if ps, ok := r.Client.(PermissionSetter); ok {
 			ps.SetPermissions(db.permissions())

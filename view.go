@@ -38,6 +38,7 @@ type View struct {
 	path  string
 	fp    sqlitefile.Fingerprint // before
 	quiet bool                   // optimistic: fp has to hold at the end
+	stop  func() error           // asked now and then during Each
 
 	buf      []byte // read-ahead of the main file
 	bufPgno  uint32 // first page in buf
@@ -53,11 +54,13 @@ type viewSource struct {
 	spool  wal.Options
 	// locked says that the caller holds a read transaction.
 	locked bool
+	// stop ends Each by its error, such as that of a context.
+	stop func() error
 }
 
 // openView copies the log and places the view at its last commit.
 func openView(src viewSource) (*View, error) {
-	v := &View{main: src.main, path: src.path, quiet: !src.locked}
+	v := &View{main: src.main, path: src.path, quiet: !src.locked, stop: src.stop}
 	var err error
 	if v.fp, err = sqlitefile.Take(src.path); err != nil {
 		return nil, fmt.Errorf("stat database: %w", err)
@@ -162,6 +165,9 @@ func (v *View) fill(pgno uint32) error {
 	return nil
 }
 
+// stopEvery is after how many pages a pass asks whether it is still wanted.
+const stopEvery = 256
+
 // Each calls fn for every page in ascending order, the lock page left out. The
 // page is valid during the call.
 func (v *View) Each(fn func(pgno uint32, page []byte) error) error {
@@ -170,6 +176,11 @@ func (v *View) Each(fn func(pgno uint32, page []byte) error) error {
 	for pgno := uint32(1); pgno <= v.PageN; pgno++ {
 		if pgno == lock {
 			continue
+		}
+		if pgno%stopEvery == 0 {
+			if err := v.stop(); err != nil {
+				return fmt.Errorf("read database: %w", err)
+			}
 		}
 		if err := v.ReadPage(pgno, buf); err != nil {
 			return err
