@@ -155,7 +155,9 @@ const viewReadAhead = 256 << 10
 // fill reads on in the main file from pgno.
 func (v *View) fill(pgno uint32) error {
 	if v.buf == nil {
-		v.buf = make([]byte, max(viewReadAhead, int(v.PageSize)))
+		// Most databases of a fleet are smaller than the read-ahead.
+		size := min(viewReadAhead, int64(v.PageN)*int64(v.PageSize))
+		v.buf = make([]byte, max(size, int64(v.PageSize)))
 	}
 	n, err := v.main.ReadAt(v.buf, int64(pgno-1)*int64(v.PageSize))
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -56,7 +56,7 @@ func (r *row) cell(i int) string {
 	if len(s) == 0 {
 		return "–"
 	}
-	text := number(median(s)) + " " + r.unit
+	text := strings.TrimSpace(number(median(s)) + " " + r.unit)
 	if len(s) > 1 && s[0] != s[len(s)-1] {
 		text += fmt.Sprintf(" (%s–%s)", number(s[0]), number(s[len(s)-1]))
 	}
@@ -65,16 +65,20 @@ func (r *row) cell(i int) string {
 
 func ratio(ours, theirs float64, more bool) string {
 	if theirs == 0 {
-		if ours == 0 {
+		switch {
+		case ours == 0:
 			return "both 0"
+		case more:
+			return "–"
+		default:
+			return "– **behind**"
 		}
-		return "–"
 	}
-	mark := ""
-	if q := ours / theirs; more && q < 1 || !more && q > 1 {
-		mark = " **behind**"
+	q := fmt.Sprintf("%.2f", ours/theirs)
+	if q != "1.00" && more == (ours < theirs) {
+		q += " **behind**"
 	}
-	return fmt.Sprintf("%.2f%s", ours/theirs, mark)
+	return q
 }
 
 func number(v float64) string {
