@@ -71,7 +71,7 @@ func (w *world) restore(ctx context.Context, want wish) (moment, ltx.TXID, error
 		err = fmt.Errorf("restored %s holds %s, but %s was acknowledged before", res.TXID, got, want.atLeast)
 	case !want.timestamp.IsZero() && res.Timestamp.After(want.timestamp):
 		err = fmt.Errorf("restored state is of %v, want none after %v", res.Timestamp, want.timestamp)
-	case !w.eventually(func() bool { return !w.attemptedNow().less(got) }):
+	case !w.eventually(ctx, func() bool { return !w.attemptedNow().less(got) }):
 		err = fmt.Errorf("restored %s holds %s, nobody tried more than %s", res.TXID, got, w.attemptedNow())
 	default:
 		err = w.observe(res.TXID, got)
@@ -89,8 +89,7 @@ var errTolerated = errors.New("position of a moment without a database")
 
 // errTXID is the position that a failed restore got to, or 0.
 func errTXID(err error) ltx.TXID {
-	var le *litestream.LTXError
-	if errors.As(err, &le) {
+	if le, ok := errors.AsType[*litestream.LTXError](err); ok {
 		return le.MaxTXID
 	}
 	return 0
@@ -116,7 +115,7 @@ func (w *world) inspectConn(c *appConn) (moment, error) {
 	if err != nil {
 		return moment{}, err
 	}
-	want, err := w.model.at(got)
+	want, err := w.at(got)
 	if err != nil {
 		return moment{}, err
 	}

@@ -72,8 +72,7 @@ func (w *world) claim(ctx context.Context) error {
 	before := w.ackedNow()
 	answer, err := w.repl.order("sync")
 	w.logf("sync from %s: %s %v", before, answer, err)
-	var no refusal
-	if errors.As(err, &no) {
+	if _, ok := errors.AsType[refusal](err); ok {
 		return nil
 	} else if err != nil {
 		return err
@@ -86,13 +85,9 @@ func (w *world) claim(ctx context.Context) error {
 	w.claimed = before
 	w.marks = append(w.marks, mark{time.Now().Add(w.cfg.Skew + 2*time.Millisecond), before})
 	w.mu.Unlock()
-	_, _, err = w.restore(ctx, wish{name: "claim", txid: pos, atLeast: before, promised: true})
-	return ignoreGone(ctx, err)
+	_, _, _ = w.restore(ctx, wish{name: "claim", txid: pos, atLeast: before, promised: true}) // it records a failure
+	return nil
 }
-
-// ignoreGone drops what a restore answers when nothing is wrong. Failures are
-// recorded where they are found.
-func ignoreGone(context.Context, error) error { return nil }
 
 // snapshot looks into a staged snapshot.
 func (w *world) snapshot() error {
@@ -103,8 +98,7 @@ func (w *world) snapshot() error {
 	path := filepath.Join(w.dir, "snapshot")
 	answer, err := w.repl.order("snapshot " + path)
 	w.logf("snapshot from %s: %s %v", before, answer, err)
-	var no refusal
-	if errors.As(err, &no) {
+	if _, ok := errors.AsType[refusal](err); ok {
 		return nil
 	} else if err != nil {
 		return err
@@ -134,6 +128,9 @@ func (w *world) withoutApp(ctx context.Context) error {
 		return errors.Join(w.leaveWAL(), w.startReplicator())
 	case n < 8:
 		return w.replaceFile(ctx)
+	case n < 9 && w.rng.IntN(2) == 0:
+		w.killReplicator()
+		return errors.Join(w.loseReplica(), w.startReplicator())
 	default:
 		return w.restoreAndGoOn(ctx)
 	}
@@ -184,6 +181,18 @@ func (w *world) leaveWAL() error {
 		err = errors.Join(err, c.commit(w))
 	}
 	return errors.Join(err, c.close())
+}
+
+// loseReplica empties the storage. What follows is a new history.
+func (w *world) loseReplica() error {
+	w.logf("replica lost")
+	w.storage.Lock()
+	defer w.storage.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.seen)
+	w.marks, w.claimed, w.blind = nil, moment{}, nil
+	return os.RemoveAll(w.cfg.Replica)
 }
 
 // nextEpoch is above all that were tried.
@@ -288,7 +297,7 @@ func (w *world) restoreAndGoOn(ctx context.Context) error {
 		w.closeReplicator()
 	}
 	want := wish{name: "disaster", output: w.cfg.DB, atLeast: w.claimedNow(), promised: true, ledger: w.rng.IntN(2) == 0}
-	if txid, ok := w.pick(1); ok && w.rng.IntN(3) == 0 {
+	if txid, ok := w.pick(ctx, 1); ok && w.rng.IntN(3) == 0 {
 		want.txid, want.atLeast, want.promised = txid, moment{}, false
 	}
 	if w.claimedNow() == (moment{}) {
@@ -342,9 +351,9 @@ func (w *world) claimedNow() moment {
 
 // pick returns a random position that the replica holds, of a level or one
 // below, whose age is no reason for it to go away.
-func (w *world) pick(level int) (ltx.TXID, bool) {
+func (w *world) pick(ctx context.Context, level int) (ltx.TXID, bool) {
 	level = int(w.seq.Add(1)) % (level + 1)
-	itr, err := file.NewReplicaClient(w.cfg.Replica).LTXFiles(context.Background(), level, 0, false)
+	itr, err := file.NewReplicaClient(w.cfg.Replica).LTXFiles(ctx, level, 0, false)
 	if err != nil {
 		return 0, false
 	}
@@ -369,26 +378,29 @@ func (w *world) pick(level int) (ltx.TXID, bool) {
 func (w *world) restoreAll(ctx context.Context) {
 	for n := 0; ctx.Err() == nil; n++ {
 		pause(ctx, time.Duration(n*7%10)*time.Millisecond)
-		want := wish{name: "latest", atLeast: w.claimedNow(), promised: w.claimedNow() != moment{}}
-		switch n % 4 {
-		case 1, 2:
-			txid, ok := w.pick(n % 4)
-			if !ok {
-				continue
-			}
-			want = wish{name: "position", txid: txid, promised: true}
-		case 3:
-			m, ok := w.pickMark()
-			if !ok {
-				continue
-			}
-			want = wish{name: "time", timestamp: m.at, atLeast: m.m, promised: true}
-		}
-		_, _, err := w.restore(ctx, want)
-		if ignoreGone(ctx, err) != nil {
+		w.restoreOne(ctx, n)
+	}
+}
+
+func (w *world) restoreOne(ctx context.Context, n int) {
+	w.storage.RLock()
+	defer w.storage.RUnlock()
+	want := wish{name: "latest", atLeast: w.claimedNow(), promised: w.claimedNow() != moment{}}
+	switch n % 4 {
+	case 1, 2:
+		txid, ok := w.pick(ctx, n%4)
+		if !ok {
 			return
 		}
+		want = wish{name: "position", txid: txid, promised: true}
+	case 3:
+		m, ok := w.pickMark()
+		if !ok {
+			return
+		}
+		want = wish{name: "time", timestamp: m.at, atLeast: m.m, promised: true}
 	}
+	_, _, _ = w.restore(ctx, want) // it records a failure
 }
 
 func (w *world) pickMark() (mark, bool) {
@@ -463,8 +475,7 @@ func (w *world) compareAtRest(ctx context.Context) error {
 		snap := filepath.Join(w.dir, "snapshot")
 		answer, err := w.repl.order("snapshot " + snap)
 		w.logf("last snapshot: %s %v", answer, err)
-		var no refusal
-		if errors.As(err, &no) {
+		if _, ok := errors.AsType[refusal](err); ok {
 			pause(ctx, 500*time.Millisecond)
 			continue // it is busy settling
 		} else if err != nil {

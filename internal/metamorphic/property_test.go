@@ -2,8 +2,10 @@ package metamorphic
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,8 +13,10 @@ import (
 	"time"
 )
 
-// worldLife is how long one world lives under load.
-const worldLife = 4 * time.Second
+// life is how long a world lives under load.
+func life(seed uint64) time.Duration {
+	return 2*time.Second + time.Duration(seed%5)*1500*time.Millisecond
+}
 
 // runWorlds lets worlds come and go, a few at a time, until the time is over
 // or one of them fails.
@@ -21,13 +25,20 @@ func runWorlds(t *testing.T, seed uint64, d time.Duration, parallel int) {
 	deadline := time.Now().Add(d)
 	var next, restores, worlds atomic.Int64
 	var failed atomic.Bool
+	var mu sync.Mutex // guards reached
+	reached := make(map[string]int)
 	var wg sync.WaitGroup
 	for range parallel {
 		wg.Go(func() {
 			for !failed.Load() && (time.Now().Before(deadline) || worlds.Load() == 0) {
 				s := seed + uint64(next.Add(1)) - 1
-				n, err := oneWorld(t, s, min(worldLife, max(time.Second, time.Until(deadline))))
-				restores.Add(n)
+				w, err := oneWorld(t, s, min(life(s), max(time.Second, time.Until(deadline))))
+				mu.Lock()
+				for what, n := range w.reached {
+					reached[what] += n
+				}
+				mu.Unlock()
+				restores.Add(w.restores.Load())
 				worlds.Add(1)
 				if err != nil {
 					failed.Store(true)
@@ -38,26 +49,29 @@ func runWorlds(t *testing.T, seed uint64, d time.Duration, parallel int) {
 	}
 	wg.Wait()
 	t.Logf("seed %d: %d worlds, %d restores", seed, worlds.Load(), restores.Load())
+	for _, what := range slices.Sorted(maps.Keys(reached)) {
+		t.Logf("%7d %s", reached[what], what)
+	}
 }
 
 // oneWorld runs a world in memory, if there is room, and keeps what is left of
 // one that failed.
-func oneWorld(t *testing.T, seed uint64, d time.Duration) (int64, error) {
+func oneWorld(t *testing.T, seed uint64, d time.Duration) (*world, error) {
 	t.Helper()
-	dir, err := os.MkdirTemp(tempRoot(), "litestream-world-")
-	if err != nil {
-		return 0, err
-	}
+	dir, err := os.MkdirTemp(tempRoot(), "litestream-world-") //nolint:usetesting // in memory, and kept after a failure
 	w := newWorld(seed, dir)
+	if err != nil {
+		return w, err
+	}
 	err = w.run(context.Background(), d)
 	if err == nil {
-		return w.restores.Load(), os.RemoveAll(dir)
+		return w, os.RemoveAll(dir)
 	}
 	if werr := os.WriteFile(filepath.Join(dir, "operations.log"), []byte(strings.Join(w.ops, "\n")+"\n"), 0o600); werr != nil {
 		t.Error(werr)
 	}
 	t.Logf("world %d is kept in %s; the last operations:\n%s", seed, dir, strings.Join(w.ops[max(0, len(w.ops)-25):], "\n"))
-	return w.restores.Load(), err
+	return w, err
 }
 
 // tempRoot is a file system in memory, or the default.

@@ -39,6 +39,7 @@ func newRig(t *testing.T, pageSize int) *rig {
 	r := &rig{T: t, dir: t.TempDir(), client: testutil.NewMemClient(), boot: 1}
 	if root := tempRoot(); root != "" {
 		var err error
+		//nolint:usetesting // in memory
 		if r.dir, err = os.MkdirTemp(root, "litestream-rig-"); err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,12 +31,16 @@ type world struct {
 	start    time.Time
 	restores atomic.Int64
 	seq      atomic.Int64
+	reached  map[string]int // what the replicator says it did, by kind
 	cancel   context.CancelFunc
 
 	// gate is held for reading by each step of a writer, and for writing by
 	// the director while the application is down.
-	gate  sync.RWMutex
-	conns []*appConn // of the writers; nil is closed
+	gate sync.RWMutex
+	// storage is held for reading by restores that the director does not wait
+	// for, and for writing by the director while the replica is lost.
+	storage sync.RWMutex
+	conns   []*appConn // of the writers; nil is closed
 
 	mu        sync.Mutex // guards the rest
 	attempted moment     // newest commit that was tried
@@ -123,12 +128,12 @@ func (w *world) tolerated(txids ...ltx.TXID) bool {
 }
 
 // eventually waits a little for what other processes say.
-func (w *world) eventually(cond func() bool) bool {
+func (w *world) eventually(ctx context.Context, cond func() bool) bool {
 	for range 200 {
-		if cond() {
+		if cond() || ctx.Err() != nil {
 			return true
 		}
-		pause(context.Background(), 10*time.Millisecond)
+		pause(ctx, 10*time.Millisecond)
 	}
 	return false
 }
@@ -152,7 +157,7 @@ func newWorld(seed uint64, dir string) *world {
 	const ms = time.Millisecond
 	w := &world{
 		seed: seed, dir: dir, rng: rng, model: newModel(seed), start: time.Now(),
-		seen: make(map[ltx.TXID]moment), conns: make([]*appConn, 1+rng.IntN(3)),
+		seen: make(map[ltx.TXID]moment), reached: make(map[string]int), conns: make([]*appConn, 1+rng.IntN(3)),
 	}
 	w.cfg = replicatorConfig{
 		DB: filepath.Join(dir, "app", "db"), Replica: filepath.Join(dir, "replica"),
@@ -162,8 +167,8 @@ func newWorld(seed uint64, dir string) *world {
 		CheckpointInterval: oneOf(rng, 0, 50*ms, time.Second), MinCheckpointPageN: oneOf(rng, 2, 10, 50, 1000),
 		TruncatePageN: oneOf(rng, 0, 30, 121359), MaxSyncWALBytes: oneOf[int64](rng, 64<<20, 4096, 100_000),
 		MaxStagedBytes: oneOf[int64](rng, 0, 1<<30, 20_000, 200_000), Checksums: rng.IntN(2) == 0,
-		Snapshot: between(rng, 100*ms, 2000*ms), SnapshotRetention: between(rng, 500*ms, 3*time.Second),
-		L0Retention: between(rng, 500*ms, 3*time.Second), Grace: 3 * time.Second,
+		Snapshot: between(rng, 100*ms, 2000*ms), SnapshotRetention: between(rng, 200*ms, 3*time.Second),
+		L0Retention: between(rng, 100*ms, 2*time.Second), Grace: 1500 * ms,
 	}
 	for range 1 + rng.IntN(3) {
 		w.cfg.Levels = append(w.cfg.Levels, between(rng, 30*ms, 500*ms))
@@ -385,7 +390,10 @@ func (w *world) step(rng *rand.Rand, i int) error {
 	return w.conns[i].step(rng, w)
 }
 
-// readLogs looks for what must never be said.
+// reasonOf finds in a log line of the replicator how it captured, and why so.
+var reasonOf = regexp.MustCompile(`msg=captured .*(kind=\S+ reason=\S+)`)
+
+// readLogs looks for what must never be said, and counts what was done.
 func (w *world) readLogs() {
 	for _, name := range []string{"replicator.log", "replicator.err", "writer.err"} {
 		b, err := os.ReadFile(filepath.Join(w.dir, name))
@@ -393,6 +401,7 @@ func (w *world) readLogs() {
 			_ = w.fail("%v", err)
 		}
 		for line := range strings.Lines(string(b)) {
+			w.count(line)
 			for _, bad := range []string{
 				"audit:", "DATA RACE", "panic", "another writer", "staged file is gone", "damaged local ltx",
 				"page ledger is dropped", "malformed",
@@ -401,6 +410,21 @@ func (w *world) readLogs() {
 					_ = w.fail("%s says: %s", name, strings.TrimSpace(line))
 				}
 			}
+		}
+	}
+}
+
+func (w *world) count(line string) {
+	if m := reasonOf.FindStringSubmatch(line); m != nil {
+		w.reached[m[1]]++
+	}
+	for _, said := range []string{
+		"capture is suspended", "capture resumed", "compaction complete", "snapshot complete", "l0 retention enforced",
+		"msg=checkpoint", "adopting", "starting over", "was replaced", "sync error", "page ledger is not used",
+		"compaction failed", "snapshot failed", "retention enforcement failed",
+	} {
+		if strings.Contains(line, said) {
+			w.reached[said]++
 		}
 	}
 }
