@@ -25,7 +25,8 @@ type StagedSnapshot struct {
 	MaxTXID ltx.TXID
 	Size    int64
 
-	dir ltxfile.Dir
+	dir     ltxfile.Dir
+	history int // of the stage, when MaxTXID was the position
 }
 
 // Open opens the local file for reading.
@@ -145,7 +146,7 @@ func (db *DB) writeSnapshot(v *View) (_ *StagedSnapshot, err error) {
 	} else {
 		db.heal(audit.missed)
 	}
-	return &StagedSnapshot{Path: f.Name(), MaxTXID: db.st.txid, Size: f.Size(), dir: dir}, nil
+	return &StagedSnapshot{Path: f.Name(), MaxTXID: db.st.txid, Size: f.Size(), dir: dir, history: db.stage.history()}, nil
 }
 
 // snapshotHeader claims the last frame only (compat.md section 6.4).

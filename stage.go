@@ -25,6 +25,9 @@ type stage struct {
 	files  []stagedFile
 	bytes  int64    // of files
 	acked  ltx.TXID // newest TXID that the replica acknowledged
+	// givenUp counts how often files left the queue unsent, so that their
+	// TXIDs are used again for something else.
+	givenUp int
 }
 
 // share counts what waits here against a bound that others share.
@@ -56,6 +59,7 @@ func (s *stage) reset(acked ltx.TXID, files []stagedFile) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.acked, s.files = acked, files
+	s.givenUp++
 	var bytes int64
 	for _, f := range s.files {
 		bytes += f.Size
@@ -101,6 +105,9 @@ func (s *stage) dropUnsent() (dropped []stagedFile, newest ltx.TXID) {
 	}
 	dropped = s.files[keep:]
 	s.files = s.files[:keep:keep]
+	if len(dropped) > 0 {
+		s.givenUp++
+	}
 	for _, f := range dropped {
 		s.chargeLocked(-f.Size)
 	}
@@ -109,6 +116,14 @@ func (s *stage) dropUnsent() (dropped []stagedFile, newest ltx.TXID) {
 		newest = s.files[keep-1].TXID
 	}
 	return dropped, newest
+}
+
+// history returns a number that stays the same while no file leaves the queue
+// unsent: until then a TXID means one thing only.
+func (s *stage) history() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.givenUp
 }
 
 // pending returns the number of files and bytes that wait.

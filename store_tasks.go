@@ -197,12 +197,38 @@ func (s *Store) runSnapshot(ctx context.Context, m *managedDB) {
 	if err == nil && due {
 		_, err = m.compactor.EnforceSnapshotRetention(ctx)
 	}
-	if err != nil {
+	if errors.Is(err, errPositionGone) {
+		s.sched.at(now.Add(time.Second), m, taskSnapshot)
+		return
+	} else if err != nil {
 		s.maintenanceFailed(ctx, m, err, "snapshot failed", taskSnapshot)
 		return
 	}
 	lvl := CompactionLevel{Level: SnapshotLevel, Interval: s.SnapshotInterval}
 	s.sched.at(lvl.nextAt(now, phase(m.db.Path(), s.SnapshotInterval)), m, taskSnapshot)
+}
+
+// errPositionGone means that the position of a staged snapshot never reached
+// the replica.
+var errPositionGone = errors.New("position of the snapshot was given up before it was sent")
+
+// awaitPosition returns when the storage holds the snapshot's position. One
+// that was dropped meanwhile, because staging was full or the replica's
+// position was adopted, will stand for another state: a snapshot of it would
+// spoil every restore that begins with it.
+func (s *Store) awaitPosition(ctx context.Context, m *managedDB, snap *StagedSnapshot) error {
+	for {
+		if err := m.db.Replica.Sync(ctx); err != nil {
+			return err
+		}
+		acked := m.db.stage.ackedTXID() // before the history is compared
+		if m.db.stage.history() != snap.history {
+			return errPositionGone
+		}
+		if acked >= snap.MaxTXID {
+			return nil
+		}
+	}
 }
 
 // snapshot stages a snapshot, waits until its position is on the storage, and
@@ -216,7 +242,7 @@ func (s *Store) snapshot(ctx context.Context, m *managedDB) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, snap.Close()) }()
-	if err := m.db.Replica.Sync(ctx); err != nil {
+	if err := s.awaitPosition(ctx, m, snap); err != nil {
 		return err
 	}
 	f, err := snap.Open()
