@@ -406,6 +406,9 @@ func (w *world) readLogs() {
 				"audit:", "DATA RACE", "panic", "another writer", "staged file is gone", "damaged local ltx",
 				"page ledger is dropped", "malformed",
 			} {
+				if bad == "malformed" && len(w.blind) > 0 {
+					continue // of a new file with an old log beside it
+				}
 				if strings.Contains(line, bad) {
 					_ = w.fail("%s says: %s", name, strings.TrimSpace(line))
 				}
