@@ -221,7 +221,11 @@ func (w *world) begin() error {
 			return err
 		}
 	}
-	if err := w.makeDatabase(w.cfg.DB, first.Epoch); err != nil {
+	made := w.cfg.DB + ".new" // nobody sees it without its tables
+	if err := w.makeDatabase(made, first.Epoch); err != nil {
+		return err
+	}
+	if err := os.Rename(made, w.cfg.DB); err != nil {
 		return err
 	}
 	w.attempted, w.acked = first, first
