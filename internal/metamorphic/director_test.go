@@ -128,7 +128,9 @@ func (w *world) withoutApp(ctx context.Context) error {
 		return errors.Join(w.leaveWAL(), w.startReplicator())
 	case n < 8:
 		return w.replaceFile(ctx)
-	case n < 9 && w.rng.IntN(2) == 0:
+	case n < 9:
+		return w.powerCut()
+	case n < 10 && w.rng.IntN(3) == 0:
 		w.killReplicator()
 		return errors.Join(w.loseReplica(), w.startReplicator())
 	default:

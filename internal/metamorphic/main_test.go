@@ -7,6 +7,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 // The environment that makes this test binary one of the other processes.
@@ -29,7 +31,7 @@ type writerConfig struct {
 func TestMain(m *testing.M) {
 	role := os.Getenv(roleEnv)
 	if role == "" {
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m)
 	}
 	if err := runRole(role, []byte(os.Getenv(argEnv))); err != nil {
 		fmt.Fprintln(os.Stderr, role+":", err)

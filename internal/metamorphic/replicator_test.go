@@ -28,6 +28,7 @@ import (
 type replicatorConfig struct {
 	DB, Replica, Log string
 	Seed             uint64
+	Boot             byte // of the machine
 
 	Skew               time.Duration // of its clock, so that files settle early
 	RestAfter          time.Duration
@@ -208,7 +209,7 @@ func (s *replicatorServer) open(ctx context.Context) error {
 	cfg := s.cfg
 	now := func() time.Time { return time.Now().Add(cfg.Skew) }
 	db := litestream.NewDB(cfg.DB)
-	db.Tune(knob.DB{Now: now, RestAfter: cfg.RestAfter, RestBytes: cfg.RestBytes})
+	db.Tune(knob.DB{Now: now, RestAfter: cfg.RestAfter, RestBytes: cfg.RestBytes, BootID: [16]byte{1 + cfg.Boot}})
 	db.MonitorInterval, db.CheckpointInterval = cfg.Monitor, cfg.CheckpointInterval
 	db.MinCheckpointPageN, db.TruncatePageN = cfg.MinCheckpointPageN, cfg.TruncatePageN
 	db.MaxSyncWALBytes, db.Checksums, db.Logger = cfg.MaxSyncWALBytes, cfg.Checksums, s.logger

@@ -365,7 +365,7 @@ func (w *world) closeConns() {
 func (w *world) write(ctx context.Context, i int) {
 	rng := rand.New(rand.NewPCG(w.seed, 100+uint64(i)))
 	for ctx.Err() == nil {
-		if err := w.step(rng, i); err != nil && !isBusy(err) {
+		if err := w.step(ctx, rng, i); err != nil && !isBusy(err) {
 			_ = w.fail("writer %d: %v", i, err)
 			return
 		}
@@ -377,7 +377,7 @@ func (w *world) write(ctx context.Context, i int) {
 	}
 }
 
-func (w *world) step(rng *rand.Rand, i int) error {
+func (w *world) step(ctx context.Context, rng *rand.Rand, i int) error {
 	w.gate.RLock()
 	defer w.gate.RUnlock()
 	if c := w.conns[i]; c != nil && rng.IntN(60) == 0 {
@@ -391,7 +391,7 @@ func (w *world) step(rng *rand.Rand, i int) error {
 		}
 		w.conns[i] = c
 	}
-	return w.conns[i].step(rng, w)
+	return w.conns[i].step(ctx, rng, w)
 }
 
 // reasonOf finds in a log line of the replicator how it captured, and why so.

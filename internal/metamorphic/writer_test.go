@@ -2,6 +2,7 @@ package metamorphic
 
 import (
 	"bufio"
+	"context"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -184,8 +185,18 @@ func (c *appConn) rollback(rng *rand.Rand) error {
 	return errors.Join(err, c.exec("ROLLBACK"))
 }
 
+// readLong keeps checkpoints from completing for a while.
+func (c *appConn) readLong(ctx context.Context, rng *rand.Rand) error {
+	if err := c.exec("BEGIN"); err != nil {
+		return err
+	}
+	_, err := c.moment()
+	pause(ctx, between(rng, 0, 100*time.Millisecond))
+	return errors.Join(err, c.exec("COMMIT"))
+}
+
 // step does one random thing that an application does.
-func (c *appConn) step(rng *rand.Rand, l ledger) error {
+func (c *appConn) step(ctx context.Context, rng *rand.Rand, l ledger) error {
 	switch n := rng.IntN(100); {
 	case n < 78:
 		return c.commit(l)
@@ -194,8 +205,10 @@ func (c *appConn) step(rng *rand.Rand, l ledger) error {
 	case n < 93:
 		mode := []string{"PASSIVE", "FULL", "RESTART", "TRUNCATE"}[rng.IntN(4)]
 		return c.exec("PRAGMA busy_timeout=50; PRAGMA wal_checkpoint(" + mode + "); PRAGMA busy_timeout=2000")
-	case n < 95:
+	case n < 94:
 		return c.exec("VACUUM")
+	case n < 95:
+		return c.readLong(ctx, rng)
 	case n < 98:
 		return c.exec("PRAGMA incremental_vacuum")
 	case n < 99:
@@ -244,7 +257,7 @@ func runWriter(path string, seed, stream uint64) error {
 			return c.close()
 		case <-tick.C:
 		}
-		if err := c.step(rng, out); err != nil && !isBusy(err) {
+		if err := c.step(context.Background(), rng, out); err != nil && !isBusy(err) {
 			return err
 		}
 		if rng.IntN(8) == 0 {
