@@ -1,7 +1,6 @@
 package interop_test
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -99,36 +98,6 @@ func TestS3(t *testing.T) {
 			s.wantContiguous()
 			t.Logf("%d and %d targets restored", n, s.checkTXIDs())
 		})
-	}
-}
-
-// load writes to the ledger of a scene until it is stopped, and says how many
-// writes were acknowledged.
-func (s *scene) load() (stop func() int) {
-	ctx, cancel := context.WithCancel(s.t.Context())
-	done := make(chan int)
-	go func() {
-		n := 0
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				done <- n
-				return
-			case <-tick.C:
-			}
-			if _, err := s.app.Exec("INSERT INTO ledger VALUES (?)", n+1); err != nil {
-				s.t.Errorf("write %d: %v", n+1, err)
-				done <- n
-				return
-			}
-			n++
-		}
-	}()
-	return func() int {
-		cancel()
-		return <-done
 	}
 }
 

@@ -426,10 +426,15 @@ func (s *scene) header(txid ltx.TXID) (hdr ltx.Header, pages int) {
 	}
 }
 
-// isFull reports whether a level-0 file holds the whole database.
+// isFull reports whether a level-0 file is a full copy: it holds the whole
+// database, and not because the log from where the one before it ended does.
 func (s *scene) isFull(txid ltx.TXID) bool {
+	s.t.Helper()
+	before, _ := s.header(txid - 1)
 	hdr, pages := s.header(txid)
-	return uint32(pages) == hdr.Commit
+	continues := hdr.WALSalt1 == before.WALSalt1 && hdr.WALSalt2 == before.WALSalt2 &&
+		hdr.WALOffset == before.WALOffset+before.WALSize
+	return uint32(pages) == hdr.Commit && !continues
 }
 
 // difference says where two databases differ first.
