@@ -88,12 +88,17 @@ func (s *scene) advance(n ltx.TXID) {
 // TestCommand_TakeTurns runs our program and upstream's in turns, with one
 // configuration file, while the application writes all the time.
 func TestCommand_TakeTurns(t *testing.T) {
+	t.Parallel()
 	t.Run("small writes", func(t *testing.T) {
 		t.Parallel()
-		newScene(t).takeTurns(5)
+		if theirs := newScene(t).takeTurns(5); theirs.full > 0 {
+			t.Errorf("upstream made %d full copies, want none", theirs.full)
+		}
 	})
-	// Either program checkpoints several times in its turn. The application
-	// does not: upstream misses what is checkpointed while it does not run.
+	// Either program checkpoints several times in its turn. If the last thing
+	// before a stop was a complete checkpoint, the log restarts while nobody
+	// looks, and upstream then makes a full copy. The application does not
+	// checkpoint: upstream misses what is checkpointed while it does not run.
 	t.Run("large writes", func(t *testing.T) {
 		t.Parallel()
 		s := newScene(t)
@@ -102,13 +107,15 @@ func TestCommand_TakeTurns(t *testing.T) {
 	})
 }
 
-// takeTurns makes so many positions in each turn.
-func (s *scene) takeTurns(positions ltx.TXID, statements ...string) {
+// takeTurns makes so many positions in each turn, and returns how upstream's
+// turns began.
+func (s *scene) takeTurns(positions ltx.TXID, statements ...string) (theirs switches) {
+	s.t.Helper()
 	t, bin := s.t, ourProgram(s.t)
 	s.create(4096, "wal")
 	s.exec(workload[1].query)
 	stopLoad := s.loadWith(statements...)
-	var theirs, ours switches
+	var ours switches
 	const rounds = 3
 	n := 0
 	for i := range 2 * rounds {
@@ -134,9 +141,10 @@ func (s *scene) takeTurns(positions ltx.TXID, statements ...string) {
 	s.wantContiguous()
 	t.Logf("ours went on %d times incrementally, %d times with a full copy; upstream %d and %d; %d writes, newest position %s",
 		ours.incremental, ours.full, theirs.incremental, theirs.full, n, s.newest())
-	if theirs.full > 0 || ours.full > 0 {
-		t.Errorf("full copies: ours %d, upstream %d; want none", ours.full, theirs.full)
+	if ours.full > 0 {
+		t.Errorf("ours made %d full copies, want none", ours.full)
 	}
+	return theirs
 }
 
 // TestCommand_Kill kills our program under load again and again.

@@ -12,6 +12,7 @@ import (
 // TestMixedCompaction has each program compact, snapshot and delete what the
 // other wrote, in turns on one replica.
 func TestMixedCompaction(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name      string
 		retention bool // level 0 and old snapshots are deleted meanwhile

@@ -42,6 +42,7 @@ func (s *scene) onS3(srv *servers.S3Server, spoil func(*s3.Config)) {
 // TestS3 trades a replica on real servers: ours writes, upstream goes on,
 // ours goes on, and both restore every position.
 func TestS3(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name  string
 		start func(tb testing.TB, overTLS bool) *servers.S3Server
@@ -135,6 +136,7 @@ func TestS3_Outage(t *testing.T) {
 // credentials. The error names what to look at, once, the application notices
 // nothing, and replication begins when the cause is gone.
 func TestS3_Refused(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name   string
 		spoil  func(cfg *s3.Config)

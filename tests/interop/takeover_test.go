@@ -20,6 +20,7 @@ func (c *switches) add(full bool) {
 // one metadata directory, with writes before, during and after each turn.
 // Nothing may be lost, and no TXID be skipped or used twice.
 func TestTakeOver(t *testing.T) {
+	t.Parallel()
 	const rounds = 3
 	for _, tt := range []struct {
 		name         string
