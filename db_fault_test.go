@@ -19,16 +19,19 @@ import (
 // breakLedger are the ways in which a page ledger gets lost while it is used.
 var breakLedger = map[string]func(tb testing.TB, path string){
 	"removed": func(tb testing.TB, path string) {
+		tb.Helper()
 		if err := os.Remove(path); err != nil {
 			tb.Fatal(err)
 		}
 	},
 	"cut": func(tb testing.TB, path string) {
+		tb.Helper()
 		if err := os.Truncate(path, 20); err != nil {
 			tb.Fatal(err)
 		}
 	},
 	"another file": func(tb testing.TB, path string) {
+		tb.Helper()
 		if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte("x"), 0o600)); err != nil {
 			tb.Fatal(err)
 		}

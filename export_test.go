@@ -62,3 +62,6 @@ func (db *DB) OpenViewNow(ctx context.Context) error {
 
 // LookWaits reports whether a large uncommitted transaction delays the next look.
 func (db *DB) LookWaits() bool { return db.st.lookAt.After(db.knobs.now()) }
+
+// CheckpointedAt returns when a checkpoint was tried last.
+func (db *DB) CheckpointedAt() time.Time { return db.st.ckpt.attempted }

@@ -35,6 +35,7 @@ func TestDB_SuspendMidCapture(t *testing.T) {
 }
 
 func suspendMidCapture(t *testing.T, maxSyncBytes int64) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "db")
 	client, away := switchable()
 	app := openApp(t, path, "_journal_mode=wal")

@@ -89,7 +89,7 @@ func (s *Store) runUpload(ctx context.Context, m *managedDB) {
 	first := !r.asked()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(s.uploads, cancel)()
+	defer context.AfterFunc(s.uploads, cancel)() //nolint:contextcheck // it ends this task's own context
 	err := r.Sync(ctx)
 	if ctx.Err() != nil {
 		return // the last sync reports what is left
