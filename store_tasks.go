@@ -69,14 +69,18 @@ func (s *Store) report(m *managedDB, f *failures, err error, failed, recovered s
 	}
 }
 
-// wantUpload schedules an upload, at most one in each sync interval.
+// wantUpload schedules an upload, at most one in each sync interval. Where looks
+// are no more frequent than that, they keep it by themselves; to wait for an
+// interval from the end of the last upload on would only fall further behind
+// with each of them.
 func (s *Store) wantUpload(m *managedDB) {
 	r := m.db.Replica
 	if r == nil || m.uploadFailing.Load() {
 		return // the retry is scheduled already
 	}
 	due := time.Now()
-	if next := r.LastSyncAt().Add(r.SyncInterval); next.After(due) {
+	paced := m.db.MonitorInterval > 0 && m.db.MonitorInterval >= r.SyncInterval
+	if next := r.LastSyncAt().Add(r.SyncInterval); !paced && next.After(due) {
 		due = next
 	}
 	s.sched.at(due, m, taskUpload)

@@ -131,7 +131,7 @@ const latencyDBs = 4
 // file is on the replica. The commits fall on random phases of the tools' one
 // second, in several databases at a time.
 func (b *bench) latency(ctx context.Context) (t table, err error) {
-	t.note = fmt.Sprintf("%d commits of one row at random times in %d databases, file replica, looked for every 0.5 ms; all defaults (1 s `monitor-interval`, 1 s `sync-interval`); median (lowest–highest) of %d turns.",
+	t.note = fmt.Sprintf("%d commits of one row in %d databases, spread evenly over the second in random order, file replica, looked for every 0.5 ms; all defaults (1 s `monitor-interval`, 1 s `sync-interval`); median (lowest–highest) of %d turns.",
 		b.commits, latencyDBs, b.rounds)
 	err = b.eachTurn(func(round, i int, dir string) error {
 		progress("latency: round %d, %s", round+1, b.tools[i].name)
@@ -180,8 +180,12 @@ func (r *replicated) commitTimes(ctx context.Context, n, commits int) (ms []floa
 	defer func() { err = errors.Join(err, app.Close()) }()
 	// The first commit after a rest is another case: the tool finds the
 	// database in use again. It is not counted.
+	phases := rand.Perm(commits)
 	for k := range commits + 1 {
-		if err := pause(ctx, rand.N(time.Second)); err != nil {
+		// Each commit has its own part of the second, in random order: the
+		// phases are even, and the figures do not hang on how they fell.
+		phase := time.Duration((float64(phases[k%commits]) + rand.Float64()) / float64(commits) * float64(time.Second))
+		if err := pause(ctx, untilPhase(time.Now(), phase)); err != nil {
 			return nil, err
 		}
 		next, err := r.nextFile(n)
@@ -200,6 +204,12 @@ func (r *replicated) commitTimes(ctx context.Context, n, commits int) (ms []floa
 		}
 	}
 	return ms, nil
+}
+
+// untilPhase returns how long it is to the next moment that is phase behind the
+// beginning of a second.
+func untilPhase(now time.Time, phase time.Duration) time.Duration {
+	return (phase - time.Duration(now.Nanosecond()) + time.Second) % time.Second
 }
 
 // nextFile returns the path of the level-0 file of the next transaction.
