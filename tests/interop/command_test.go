@@ -1,8 +1,11 @@
 package interop_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -205,4 +208,67 @@ func TestCommand_SecondSignal(t *testing.T) {
 	s.remember()
 	s.wantLedger(3)
 	s.wantContiguous()
+}
+
+// TestCommand_BrokenNeighbours has one configuration with a good database and
+// ones that cannot be replicated. Each of those is named once, the good one is
+// replicated, and one that is repaired is too.
+func TestCommand_BrokenNeighbours(t *testing.T) {
+	t.Parallel()
+	bin := ourProgram(t)
+	s := newScene(t)
+	s.create(4096, "wal")
+	extra := ""
+	for name, prepare := range map[string]func(path string) error{
+		"folder.db":  func(path string) error { return os.Mkdir(path, 0o755) },
+		"text.db":    func(path string) error { return os.WriteFile(path, bytes.Repeat([]byte("no database "), 1000), 0o600) },
+		"empty.db":   func(path string) error { return os.WriteFile(path, nil, 0o600) },
+		"missing.db": func(string) error { return nil },
+	} {
+		path := filepath.Join(s.dir, name)
+		if err := prepare(path); err != nil {
+			t.Fatal(err)
+		}
+		extra += fmt.Sprintf("  - path: %[1]s\n    monitor-interval: 50ms\n    replica: {path: %[1]s.replica}\n", path)
+	}
+	stopLoad := s.load()
+	d := s.run(bin, nil, extra)
+	s.advance(10)
+	for _, name := range []string{"folder.db", "text.db"} {
+		waitFor(t, "error about "+name, func() bool { return len(d.lines("level=ERROR", name)) > 0 })
+	}
+
+	// The missing one appears.
+	late := newScene(t)
+	late.path, late.dir = filepath.Join(s.dir, "missing.db"), s.dir
+	late.create(4096, "wal")
+	matches := func() int {
+		a, err := filepath.Glob(filepath.Join(s.dir, "missing.db.replica", "ltx", "0", "*.ltx"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(a)
+	}
+	waitFor(t, "replication of the late database", func() bool { return matches() > 0 })
+	n := stopLoad()
+	d.signal()
+	err := d.wait()
+	for _, name := range []string{"folder.db", "text.db"} {
+		lines := d.lines("level=ERROR", name)
+		if len(lines) > 2 {
+			t.Errorf("%d lines about %s, want one, and one at the end:\n%s", len(lines), name, strings.Join(lines, "\n"))
+		}
+		t.Log(lines[0])
+	}
+	for _, name := range []string{"empty.db", "missing.db", "app.db"} {
+		if lines := d.lines("level=ERROR", name); len(lines) > 0 {
+			t.Errorf("errors about %s: %q", name, lines)
+		}
+	}
+	// As upstream, which takes thirty seconds to say so.
+	if err == nil || err.Error() != "exit status 1" || len(d.lines("folder.db: not a regular file")) == 0 {
+		t.Errorf("end: %v, want exit status 1", err)
+	}
+	s.remember()
+	s.wantLedger(n)
 }

@@ -98,6 +98,12 @@ func (d *daemon) output() []byte {
 // logged reports whether the program has said something.
 func (d *daemon) logged(text string) bool { return bytes.Contains(d.output(), []byte(text)) }
 
+// lines returns what the program has said with all of some texts in it.
+func (d *daemon) lines(texts ...string) []string {
+	log := logLines{lines: strings.Split(string(d.output()), "\n")}
+	return log.with(texts...)
+}
+
 // signal asks the program to end.
 func (d *daemon) signal() {
 	d.s.t.Helper()
