@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -231,10 +232,13 @@ func (s *Store) start(m *managedDB) {
 	}
 }
 
-// DBs returns the databases.
+// DBs returns the databases: those given to NewStore, until it is open.
 func (s *Store) DBs() []*DB {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.open {
+		return slices.Clone(s.list)
+	}
 	a := make([]*DB, 0, len(s.dbs))
 	for _, m := range s.dbs {
 		a = append(a, m.db)
