@@ -408,7 +408,7 @@ func (w *world) readLogs() {
 			w.count(line)
 			for _, bad := range []string{
 				"audit:", "DATA RACE", "panic", "another writer", "staged file is gone", "damaged local ltx",
-				"page ledger is dropped", "malformed",
+				"malformed",
 			} {
 				if bad == "malformed" && len(w.blind) > 0 {
 					continue // of a new file with an old log beside it
@@ -427,7 +427,7 @@ func (w *world) count(line string) {
 	}
 	for _, said := range []string{
 		"capture is suspended", "capture resumed", "compaction complete", "snapshot complete", "l0 retention enforced",
-		"msg=checkpoint", "adopting", "starting over", "was replaced", "sync error", "page ledger is not used",
+		"msg=checkpoint", "adopting", "starting over", "was replaced", "sync error", "page ledger is dropped",
 		"compaction failed", "snapshot failed", "retention enforcement failed",
 	} {
 		if strings.Contains(line, said) {
