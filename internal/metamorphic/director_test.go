@@ -223,6 +223,9 @@ func (w *world) replaceFile(ctx context.Context) error {
 	if w.rng.IntN(2) == 0 {
 		w.killReplicator()
 	}
+	if w.repl != nil {
+		w.beginBlindness(from)
+	}
 	w.logf("file replaced, replicator up: %v", w.repl != nil)
 	if w.rng.IntN(2) == 0 { // with a log of the old one beside it for a while
 		err = os.Rename(other, w.cfg.DB)
@@ -241,7 +244,7 @@ func (w *world) replaceFile(ctx context.Context) error {
 	}
 	// What lay there between the removal of the log and the rename was no
 	// database, and nobody can tell. It ends with a look at the new file.
-	return w.endBlindness(from)
+	return w.endBlindness()
 }
 
 // position is the newest captured one, if the replicator lives.
@@ -261,11 +264,16 @@ func (w *world) position() ltx.TXID {
 	return txid
 }
 
-func (w *world) endBlindness(from ltx.TXID) error {
+// beginBlindness says that what is captured behind a position may be of no
+// database at all; see errTolerated.
+func (w *world) beginBlindness(from ltx.TXID) {
 	w.mu.Lock()
-	n := len(w.blind)
-	w.blind = append(w.blind, [2]ltx.TXID{from, 1 << 62})
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	w.blind = append(w.blind, [2]ltx.TXID{from, openEnd})
+}
+
+// endBlindness waits until the replicator has taken what lies there now.
+func (w *world) endBlindness() error {
 	if err := w.order("faults 0 0 0 0"); err != nil {
 		return err
 	}
@@ -284,7 +292,7 @@ func (w *world) endBlindness(from ltx.TXID) error {
 		return errors.New("replicator does not take the replaced file")
 	}
 	w.mu.Lock()
-	w.blind[n][1] = to - 1
+	w.blind[len(w.blind)-1][1] = to - 1
 	w.claimed = w.acked
 	w.mu.Unlock()
 	return nil
@@ -446,6 +454,26 @@ func (w *world) lastCommit() error {
 	return errors.Join(c.commit(w), c.close())
 }
 
+// converge waits until the replicator brings the last commit to the replica by
+// itself.
+func (w *world) converge(ctx context.Context) error {
+	want := w.ackedNow()
+	var got moment
+	for range 400 {
+		var err error
+		got, _, err = w.restore(ctx, wish{name: "converging", atLeast: w.claimedNow(), promised: w.claimedNow() != moment{}})
+		if err == nil && got == want {
+			w.logf("converged at %s", got)
+			return nil
+		}
+		if err := w.broken(); err != nil {
+			return err
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+	return fmt.Errorf("replica stays at %s, want %s", got, want)
+}
+
 func (w *world) compareAtRest(ctx context.Context) error {
 	if w.repl == nil {
 		if err := w.startReplicator(); err != nil {
@@ -454,6 +482,11 @@ func (w *world) compareAtRest(ctx context.Context) error {
 	}
 	if err := w.order("faults 0 0 0 0"); err != nil {
 		return err
+	}
+	if w.rng.IntN(2) == 0 {
+		if err := w.converge(ctx); err != nil {
+			return err
+		}
 	}
 	for try := 0; ; try++ {
 		answer, err := w.repl.order("sync")

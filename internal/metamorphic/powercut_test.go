@@ -66,6 +66,7 @@ func (w *world) powerCut() error {
 	}
 	early := w.rng.IntN(2) == 0 // it sees an older moment of this epoch
 	if early {
+		w.beginBlindness(from)
 		if err := w.startReplicator(); err != nil {
 			return err
 		}
@@ -74,7 +75,7 @@ func (w *world) powerCut() error {
 		return err
 	}
 	if early {
-		return w.endBlindness(from)
+		return w.endBlindness()
 	}
 	return w.startReplicator()
 }

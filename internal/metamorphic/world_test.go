@@ -114,6 +114,18 @@ func (w *world) attemptedNow() moment {
 	return w.attempted
 }
 
+// openEnd is above every position.
+const openEnd ltx.TXID = 1 << 62
+
+// blindness returns how often there was a moment without a database, and
+// whether there is one now.
+func (w *world) blindness() (n int, now bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n = len(w.blind)
+	return n, n > 0 && w.blind[n-1][1] == openEnd
+}
+
 func (w *world) tolerated(txids ...ltx.TXID) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
