@@ -27,6 +27,8 @@ type dbHandle struct {
 	// sealed says that the pin was retaken under the write lock, behind a
 	// complete checkpoint with everything captured: see wal.Source.Pinned.
 	sealed bool
+	// log and index are the -wal and -shm that the connection has open.
+	log, index wal.FileID
 }
 
 // openHandle opens the raw descriptor only, which creates nothing and takes no
@@ -96,7 +98,45 @@ func (h *dbHandle) pin() error {
 		return errors.Join(err, h.conn.exec("ROLLBACK"))
 	}
 	h.pinned = true
+	if h.log == (wal.FileID{}) {
+		h.log, h.index = sidecars(h.path)
+	}
 	return nil
+}
+
+// sidecars returns what lies beside a database; zero is nothing.
+func sidecars(path string) (log, index wal.FileID) {
+	if p, err := sqlitefile.Stat(sqlitefile.WALPath(path)); err == nil {
+		log = p.ID
+	}
+	if p, err := sqlitefile.Stat(sqlitefile.SHMPath(path)); err == nil {
+		index = p.ID
+	}
+	return log, index
+}
+
+// orphaned reports whether somebody removed the log or its index under our
+// connection, as who puts another file in place of the database does. Whatever
+// that connection writes would destroy what lies there now.
+func (h *dbHandle) orphaned() bool {
+	if h == nil || h.conn == nil || !h.pinned && h.log == (wal.FileID{}) {
+		return false
+	}
+	log, index := sidecars(h.path)
+	return log == (wal.FileID{}) || log != h.log || index != h.index
+}
+
+// closeConn closes the connection. SQLite moves the log into the database when
+// the last one closes; an orphaned one is kept from that.
+func (h *dbHandle) closeConn() error {
+	if h.orphaned() {
+		release, err := sqlitefile.HoldShared(h.main)
+		if err != nil {
+			return err
+		}
+		return errors.Join(h.conn.close(), release())
+	}
+	return h.conn.close()
 }
 
 // unpin ends the read transaction.
@@ -121,7 +161,7 @@ func (h *dbHandle) close(keepWAL bool) error {
 		if keepWAL {
 			err = errors.Join(err, h.conn.persistWAL())
 		}
-		err = errors.Join(err, h.conn.close())
+		err = errors.Join(err, h.closeConn())
 		h.conn = nil
 	}
 	if inUse, ierr := sqlitefile.InUse(h.main); inUse || ierr != nil {

@@ -161,6 +161,12 @@ func (db *DB) identify(id wal.FileID) error {
 			db.Logger.Warn("close replaced database", "db", db.path, "error", err)
 		}
 	}
+	if db.st.handle.orphaned() {
+		db.Logger.Warn("the log was removed while the database was open: opening it again", "db", db.path)
+		if err := db.closeHandle(true); err != nil {
+			return err
+		}
+	}
 	if db.st.inode != id {
 		db.shared.releaseInode(db.st.inode, db.path)
 		db.st.inode = wal.FileID{}

@@ -2,6 +2,8 @@ package sqlitefile
 
 import (
 	"fmt"
+	"io"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -33,4 +35,17 @@ func NetworkFS(path string) (string, error) {
 		return "", fmt.Errorf("statfs %s: %w", path, err)
 	}
 	return networkFS[int64(st.Type)&0xFFFFFFFF], nil
+}
+
+// HoldShared keeps every connection of this process and of others from
+// getting the exclusive lock on an open database until release is called.
+func HoldShared(f *os.File) (release func() error, err error) {
+	set := func(typ int16) error {
+		lk := unix.Flock_t{Type: typ, Whence: io.SeekStart, Start: pendingByte + 2, Len: lockBytes - 2}
+		return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk)
+	}
+	if err := set(unix.F_RDLCK); err != nil {
+		return nil, fmt.Errorf("lock database: %w", err)
+	}
+	return func() error { return set(unix.F_UNLCK) }, nil
 }
