@@ -81,15 +81,18 @@ type dbKnobs struct {
 // dbState is what the engine knows of a database. All of it is a cache of the
 // replica and the live database.
 type dbState struct {
-	loaded  bool
-	closed  bool
-	txid    ltx.TXID        // newest captured transaction; 0 is none
-	cursor  wal.Cursor      // what txid covers
-	ledger  *pagesum.Ledger // page checksums at txid; nil if none are held
-	handle  *dbHandle       // nil while nothing is open
-	inode   wal.FileID      // of the file, claimed for this path
-	seen    sqlitefile.Fingerprint
-	settled bool // seen was older than the clock margin when it was taken
+	loaded bool
+	closed bool
+	txid   ltx.TXID        // newest captured transaction; 0 is none
+	cursor wal.Cursor      // what txid covers
+	ledger *pagesum.Ledger // page checksums at txid; nil if none are held
+	handle *dbHandle       // nil while nothing is open
+	inode  wal.FileID      // of the file, claimed for this path
+	seen   sqlitefile.Fingerprint
+	// leftover is the log of a file that was replaced, while it lies unchanged
+	// beside the new one.
+	leftover wal.Print
+	settled  bool // seen was older than the clock margin when it was taken
 	// lookAt is when a large uncommitted transaction is looked at again.
 	lookAt time.Time
 	// suspended says that staging is full: nothing is captured or pinned

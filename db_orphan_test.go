@@ -36,8 +36,49 @@ func TestDB_StaleLogBesideReplacedFile(t *testing.T) {
 	if err := os.Rename(other, path); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Sync(context.Background()); err != nil {
-		t.Logf("sync beside the stale log: %v", err)
+	for range 3 {
+		if err := db.Sync(context.Background()); err == nil {
+			t.Error("sync beside the stale log succeeded")
+		}
+	}
+	if db.Status().Connected {
+		t.Error("connected to the new file with the old log")
+	}
+	for _, name := range []string{path + "-wal", path + "-shm"} {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.SyncFully(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("the new database was written to")
+	}
+}
+
+// A connection whose log was removed under it writes nothing when it closes.
+func TestDB_LogRemovedUnderConnection(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "db")
+	app := openApp(t, path, "_journal_mode=wal")
+	mustExec(t, app, "CREATE TABLE t (x)")
+	db := replicated(t, path, filepath.Join(dir, "replica"))
+	syncAll(t, db)
+	mustExec(t, app, "INSERT INTO t VALUES (randomblob(9000))")
+	if err := app.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, name := range []string{path + "-wal", path + "-shm"} {
 		if err := os.Remove(name); err != nil {
@@ -52,6 +93,6 @@ func TestDB_StaleLogBesideReplacedFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Error("the new database was written to")
+		t.Error("the database was written to")
 	}
 }

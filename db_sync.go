@@ -95,6 +95,9 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 	if fp.Main.Size == 0 && fp.WAL.Size == 0 {
 		return db.letGo(DBStateEmpty)
 	}
+	if err := db.checkLeftover(fp); err != nil {
+		return err
+	}
 	if err := db.identify(fp.Main.ID); err != nil {
 		return err
 	}
@@ -149,6 +152,28 @@ func (db *DB) letGo(state DBState) error {
 	db.st.inode = wal.FileID{}
 	db.setState(state, nil)
 	return err
+}
+
+// errLeftoverLog means that a database was replaced and the old one's log lies
+// beside the new one. Whoever opens both lets SQLite mix them.
+var errLeftoverLog = errors.New("the -wal of the replaced database lies beside the new one: remove it before anybody opens the database")
+
+// checkLeftover refuses to open a new file with the log of the old one, until
+// that is gone or somebody else has written to it.
+func (db *DB) checkLeftover(fp sqlitefile.Fingerprint) error {
+	seen, none := db.st.seen, wal.FileID{}
+	if seen.Main.ID != none && seen.Main.ID != fp.Main.ID && fp.WAL.ID != none && fp.WAL.ID == seen.WAL.ID &&
+		db.st.leftover == (wal.Print{}) {
+		db.st.leftover = fp.WAL
+	}
+	if db.st.leftover == (wal.Print{}) {
+		return nil
+	}
+	if fp.WAL != db.st.leftover {
+		db.st.leftover, db.st.seen = wal.Print{}, sqlitefile.Fingerprint{}
+		return nil
+	}
+	return errors.Join(errLeftoverLog, db.closeHandle(true))
 }
 
 // identify makes sure that what is open is the file that lies there now, and
