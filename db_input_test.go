@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -118,10 +119,10 @@ func TestDB_ImpatientApplication(t *testing.T) {
 	db := replicated(t, path, replica)
 	db.MinCheckpointPageN = 20
 	done := make(chan error, 1)
-	ctx, stop := context.WithCancel(context.Background())
+	var stop atomic.Bool
 	go func() {
 		var err error
-		for err == nil && ctx.Err() == nil {
+		for err == nil && !stop.Load() {
 			err = errors.Join(db.Sync(context.Background()), db.Replica.Sync(context.Background()))
 		}
 		done <- err
@@ -139,7 +140,7 @@ func TestDB_ImpatientApplication(t *testing.T) {
 			t.Fatalf("insert %d: %v", i, err)
 		}
 	}
-	stop()
+	stop.Store(true)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
