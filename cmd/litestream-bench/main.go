@@ -180,10 +180,15 @@ func (b *bench) run(ctx context.Context, only []string, page string) error {
 			continue
 		}
 		start := time.Now()
+		load, err := loadAverage()
+		if err != nil {
+			return err
+		}
 		t, err := s.run(b, ctx)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
+		t.note += " " + load
 		text := t.markdown()
 		fmt.Printf("\n%s (%s)\n\n%s", s.name, time.Since(start).Round(time.Second), text)
 		if err := updatePage(page, s.name, text); err != nil {

@@ -119,10 +119,6 @@ func (b *bench) machine(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	load, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "", err
-	}
 	var versions []string
 	for _, t := range b.tools {
 		out, err := exec.CommandContext(ctx, t.bin, "version").Output()
@@ -131,9 +127,19 @@ func (b *bench) machine(ctx context.Context) (string, error) {
 		}
 		versions = append(versions, t.name+" "+strings.TrimSpace(string(out)))
 	}
-	return fmt.Sprintf("%d cores, %d GiB, %s, kernel %s, %s; load average before the run %s; %s.\n",
+	return fmt.Sprintf("%d cores, %d GiB, %s, kernel %s, %s; %s.\n",
 		runtime.NumCPU(), (mem+1<<19)>>20, distribution(), strings.TrimSpace(string(kernel)), fileSystem(b.dir),
-		strings.Join(strings.Fields(string(load))[:3], " "), strings.Join(versions, ", ")), nil
+		strings.Join(versions, ", ")), nil
+}
+
+// loadAverage tells how busy the machine is, in the words of a note.
+func loadAverage() (string, error) {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "", err
+	}
+	load, _, _ := strings.Cut(string(b), " ")
+	return "Load average when it began: " + load + ".", nil
 }
 
 func distribution() string {
