@@ -22,6 +22,13 @@ func (b *bench) idle(ctx context.Context) (t table, err error) {
 	return t, nil
 }
 
+func databases(n int) string {
+	if n == 1 {
+		return "1 database"
+	}
+	return fmt.Sprintf("%d databases", n)
+}
+
 func (b *bench) idleTurn(ctx context.Context, t *table, n int) (err error) {
 	var runs [2]*replicated
 	for i := range b.tools {
@@ -43,7 +50,7 @@ func (b *bench) idleTurn(ctx context.Context, t *table, n int) (err error) {
 		if err := r.waitBackup(ctx); err != nil {
 			return err
 		}
-		t.add(i, fmt.Sprintf("%d databases: start to all backed up", n), "s", time.Since(begin).Seconds())
+		t.add(i, databases(n)+": start to all backed up", "s", time.Since(begin).Seconds())
 		runs[i] = r
 	}
 	if err := pause(ctx, b.restAfter); err != nil {
@@ -72,7 +79,7 @@ func (b *bench) idleTurn(ctx context.Context, t *table, n int) (err error) {
 		if err != nil {
 			return err
 		}
-		name := func(what string) string { return fmt.Sprintf("%d databases: %s", n, what) }
+		name := func(what string) string { return databases(n) + ": " + what }
 		t.add(i, name("memory (RSS)"), "MB", after.rss)
 		t.add(i, name("peak memory"), "MB", after.peak)
 		t.add(i, name("CPU"), "% of a core", 100*(after.cpu-before[i].cpu).Seconds()/took.Seconds())
