@@ -47,6 +47,7 @@ var layerOf = map[string]int{
 // Each of them waits for what it started before it returns from Close or Run.
 var mayStartGoroutines = []string{
 	"internal/workpool/*.go",
+	"internal/scan/walk.go", // parallel reads of directories of one scan, which waits for them
 	"store.go",
 	"scheduler.go",
 	"multidb_manager.go",
