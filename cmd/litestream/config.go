@@ -42,6 +42,8 @@ type Config struct {
 	Logging LoggingConfig `yaml:"logging"`
 	DBs     []*DBConfig   `yaml:"dbs"`
 
+	MultiDB *MultiDBConfig `yaml:"multi-db"` // ours
+
 	ReplicaSettings `yaml:",inline"` // defaults of all replicas
 
 	shutdownTimeout time.Duration

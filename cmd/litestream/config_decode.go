@@ -113,6 +113,15 @@ type place struct {
 	path  string // dotted, "" at the top
 	scope scope
 	merge int // depth of merge keys
+
+	// strict is set below multi-db, where there is no older behaviour to keep:
+	// unknown and repeated keys, and durations without a unit, are errors.
+	strict bool
+}
+
+// below returns the place of a key's value.
+func (p place) below(field string, child scope) place {
+	return place{path: field, scope: child, merge: p.merge, strict: p.strict || child == scopeMultiDB}
 }
 
 func (p place) field(name string) string {
@@ -189,7 +198,9 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, at place) {
 			d.fail(at.path, key, "a key must be a plain word")
 			continue
 		}
-		if first, ok := seen[key.Value]; ok {
+		if first, ok := seen[key.Value]; ok && at.strict {
+			d.add(&configError{Field: at.field(key.Value), Line: key.Line, Reason: fmt.Sprintf("repeats line %d", first)})
+		} else if ok {
 			d.warn(configWarning{Key: at.field(key.Value), Line: key.Line, Text: fmt.Sprintf("repeats line %d, the later value is in force", first)})
 		}
 		seen[key.Value] = key.Line
@@ -224,6 +235,8 @@ func (d *decoder) key(key, value *yaml.Node, v reflect.Value, at place) {
 	field := at.field(name)
 	k, known := lookupKey(at.scope, name)
 	switch {
+	case !known && at.strict:
+		d.add(&configError{Field: field, Line: key.Line, Reason: "unknown key" + didYouMean(at.scope, name)})
 	case !known:
 		w := configWarning{Key: field, Line: key.Line, Text: "unknown key, ignored"}
 		if len(d.warnings) < maxConfigProblems {
@@ -240,11 +253,11 @@ func (d *decoder) key(key, value *yaml.Node, v reflect.Value, at place) {
 		d.warn(configWarning{Key: field, Line: key.Line, Text: "ignored: it belongs to a replica type that is not supported yet"})
 	default:
 		if f, ok := fieldByKey(v, name); ok {
-			d.value(value, f, place{path: field, scope: k.child, merge: at.merge})
+			d.value(value, f, at.below(field, k.child))
 		} else if k.child != "" {
 			// Every key below is a later one, such as validation.interval.
 			var none struct{}
-			d.mapping(value, reflect.ValueOf(&none).Elem(), place{path: field, scope: k.child, merge: at.merge})
+			d.mapping(value, reflect.ValueOf(&none).Elem(), at.below(field, k.child))
 		}
 	}
 }
@@ -284,6 +297,8 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, at place) {
 			v.Set(reflect.New(v.Type().Elem()))
 		}
 		d.value(n, v.Elem(), at)
+	case v.Type() == reflect.TypeFor[rawScalar]() && at.strict && n.Kind != yaml.ScalarNode:
+		d.fail(at.path, n, "must be text")
 	case v.Type() == reflect.TypeFor[rawScalar]():
 		v.Set(reflect.ValueOf(rawScalar{node: n}))
 	case v.Kind() == reflect.Struct:
@@ -320,7 +335,7 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, at place) {
 		return
 	}
 	s := resolveScalar(n)
-	if v.Type() == reflect.TypeFor[time.Duration]() && s.kind == scalarString {
+	if v.Type() == reflect.TypeFor[time.Duration]() && (s.kind == scalarString || at.strict) {
 		dur, err := time.ParseDuration(s.text)
 		if err != nil {
 			d.fail(at.path, n, "must be "+want)

@@ -16,6 +16,10 @@ const (
 	scopeRetention  scope = "retention"
 	scopeValidation scope = "validation"
 	scopeAge        scope = "age"
+
+	scopeMultiDB        scope = "multi-db"
+	scopeWriteDetection scope = "multi-db.write-detection"
+	scopeLimits         scope = "multi-db.limits"
 )
 
 // since tells what this release does with a key.
@@ -64,7 +68,35 @@ var configKeys = append([]configKey{
 	{name: "verify-compaction", scope: scopeRoot, since: later},
 	{name: "heartbeat-url", scope: scopeRoot, since: later},
 	{name: "heartbeat-interval", scope: scopeRoot, since: later},
-	{name: "multi-db", scope: scopeRoot, since: later},
+	{name: "multi-db", scope: scopeRoot, child: scopeMultiDB},
+
+	{name: "enabled", scope: scopeMultiDB},
+	{name: "patterns", scope: scopeMultiDB},
+	{name: "exclude", scope: scopeMultiDB},
+	{name: "replica-template", scope: scopeMultiDB, child: scopeReplica},
+	{name: "hostname", scope: scopeMultiDB},
+	{name: "state-dir", scope: scopeMultiDB},
+	{name: "max-hot-databases", scope: scopeMultiDB},
+	{name: "scan-interval", scope: scopeMultiDB},
+	{name: "write-detection", scope: scopeMultiDB, child: scopeWriteDetection},
+	{name: "limits", scope: scopeMultiDB, child: scopeLimits},
+	{name: "connection-idle-timeout", scope: scopeMultiDB},
+	{name: "deleted-retention", scope: scopeMultiDB},
+	{name: "checksums", scope: scopeMultiDB},
+	{name: "checkpoint", scope: scopeMultiDB},
+	{name: "max-staged-bytes", scope: scopeMultiDB},
+	{name: "snapshot", scope: scopeMultiDB, child: scopeSnapshot},
+	{name: "levels", scope: scopeMultiDB, child: scopeLevel},
+	{name: "l0-retention", scope: scopeMultiDB},
+
+	{name: "mode", scope: scopeWriteDetection},
+	{name: "hot-duration", scope: scopeWriteDetection},
+
+	{name: "connections", scope: scopeLimits},
+	{name: "monitor-workers", scope: scopeLimits},
+	{name: "snapshot-workers", scope: scopeLimits},
+	{name: "replica-workers", scope: scopeLimits},
+	{name: "s3-connections", scope: scopeLimits},
 
 	{name: "enabled", scope: scopeSocket, since: later},
 	{name: "path", scope: scopeSocket},

@@ -105,6 +105,9 @@ func (c *Config) normalize() error {
 			errs = append(errs, err)
 		}
 	}
+	if c.MultiDB != nil {
+		errs = append(errs, c.MultiDB.normalize(&c.ReplicaSettings))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -264,7 +264,7 @@ func TestParseConfig_Errors(t *testing.T) {
 		{"VerifyCompaction", "verify-compaction: true", "verify-compaction (line 1): not supported yet"},
 		{"AutoRecover", replica("path: /r, auto-recover: true"), "dbs[0].replica.auto-recover (line 3): not supported yet"},
 		{"GlobalAutoRecover", "auto-recover: yes", "auto-recover (line 1): not supported yet"},
-		{"MultiDB", "multi-db: [x]", "multi-db (line 1): not supported yet"},
+		{"MultiDB", "multi-db: [x]", "multi-db (line 1): must be a mapping of keys to values"},
 		{"Pretty", "logging: {type: pretty}", "logging.type (line 1): not supported yet (got pretty)"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -409,6 +409,7 @@ func TestConfigKeys(t *testing.T) {
 		scopeRoot: reflect.TypeFor[Config](), scopeDB: reflect.TypeFor[DBConfig](), scopeReplica: reflect.TypeFor[ReplicaConfig](),
 		scopeSnapshot: reflect.TypeFor[SnapshotConfig](), scopeLevel: reflect.TypeFor[LevelConfig](), scopeLogging: reflect.TypeFor[LoggingConfig](),
 		scopeSocket: reflect.TypeFor[SocketConfig](), scopeRetention: reflect.TypeFor[RetentionConfig](), scopeAge: reflect.TypeFor[AgeConfig](),
+		scopeMultiDB: reflect.TypeFor[MultiDBConfig](), scopeWriteDetection: reflect.TypeFor[WriteDetectionConfig](), scopeLimits: reflect.TypeFor[LimitsConfig](),
 	}
 	seen := make(map[string]bool)
 	for _, k := range configKeys {

@@ -46,7 +46,7 @@ func (c *Config) validate() error {
 		}
 		destinations[dest] = db
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.validateMultiDB()...)...)
 }
 
 // bound is a rule for one duration.
@@ -91,23 +91,29 @@ func (c *Config) validateRoot() []error {
 		{"shutdown-sync-interval", c.ShutdownSyncInterval, c.keyLine("shutdown-sync-interval"), 1, positive},
 		{"sync-interval", c.SyncInterval, c.keyLine("sync-interval"), 1, positive},
 	}...))
-	for i, level := range c.Levels {
-		errs = append(errs, checkBounds("", []bound{
-			{fmt.Sprintf("levels[%d].interval", i), &level.Interval, level.keyLine("interval"), 1, positive},
-		})...)
-	}
-	if n := len(c.Levels); n > litestream.MaxCompactionLevel {
-		errs = append(errs, &configError{
-			Field: "levels", Line: c.keyLine("levels"), Got: fmt.Sprint(n),
-			Reason: fmt.Sprintf("must have at most %d entries", litestream.MaxCompactionLevel),
-		})
-	}
+	errs = append(errs, checkLevels("", c.Levels, c.keyLine("levels"))...)
 	if c.MaxStagedBytes != nil && *c.MaxStagedBytes <= 0 {
 		errs = append(errs, &configError{Field: "max-staged-bytes", Line: c.keyLine("max-staged-bytes"), Reason: positive, Got: fmt.Sprint(*c.MaxStagedBytes)})
 	}
 	if c.snapshotRetention() < c.snapshotInterval() {
 		c.warn("snapshot.retention", c.Snapshot.keyLine("retention"),
 			fmt.Sprintf("%s is shorter than snapshot.interval, %s: the newest snapshot is kept all the same", c.snapshotRetention(), c.snapshotInterval()))
+	}
+	return errs
+}
+
+func checkLevels(prefix string, levels []*LevelConfig, line int) []error {
+	var errs []error
+	for i, level := range levels {
+		errs = append(errs, checkBounds(prefix, []bound{
+			{fmt.Sprintf("levels[%d].interval", i), &level.Interval, level.keyLine("interval"), 1, positive},
+		})...)
+	}
+	if n := len(levels); n > litestream.MaxCompactionLevel {
+		errs = append(errs, &configError{
+			Field: prefix + "levels", Line: line, Got: fmt.Sprint(n),
+			Reason: fmt.Sprintf("must have at most %d entries", litestream.MaxCompactionLevel),
+		})
 	}
 	return errs
 }

@@ -1,46 +1,261 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/bmatcuk/doublestar/v4"
+
+	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/scan"
 )
 
 var databasesHelp = help{
-	about:    "databases lists the databases of the configuration file and the kind of their replicas.",
-	forms:    []string{"databases [arguments]"},
-	flags:    [][2]string{configFlag, jsonFlag, expandEnvFlag},
-	examples: []string{"databases", "databases -json -config /path/to/litestream.yml"},
+	about: "databases lists the databases of the configuration file and the kind of their replicas. With multi-db it looks for\nthe files of all patterns, too, and shows where each is replicated to. No database is opened.",
+	forms: []string{"databases [arguments]"},
+	flags: [][2]string{
+		configFlag, jsonFlag, expandEnvFlag,
+		{"-filter GLOB", "Only paths that match. A pattern that does not begin with a slash\nmatches at any depth."},
+		{"-count", "Print the number of databases instead of a list."},
+		{"-check", "Print what would go wrong instead of a list. Exits with 1 if\nthere is more than warnings."},
+	},
+	examples: []string{"databases", "databases -json -config /path/to/litestream.yml", "databases -filter '/data/p1/**'", "databases -check"},
 }
 
 var errTooManyArguments = errors.New("too many arguments")
 
-func (a *app) runDatabases(_ context.Context, args []string) error {
+// databaseList is one run of the databases command.
+type databaseList struct {
+	cfg    *Config
+	filter string
+	asJSON bool
+}
+
+// listedDatabase is a line of the list. Those of `dbs` have the first two
+// fields only, as in Litestream v0.5.
+type listedDatabase struct {
+	Path      string            `json:"path"`
+	Replica   string            `json:"replica"`
+	Location  string            `json:"location,omitempty"`
+	Pattern   string            `json:"pattern,omitempty"`
+	Variables map[string]string `json:"variables,omitempty"`
+}
+
+func (a *app) runDatabases(ctx context.Context, args []string) error {
 	var conf configFlags
+	var l databaseList
 	fs := a.newFlagSet("litestream-databases", &databasesHelp)
 	conf.register(fs)
-	asJSON := fs.Bool("json", false, "print json")
+	fs.BoolVar(&l.asJSON, "json", false, "print json")
+	fs.StringVar(&l.filter, "filter", "", "glob")
+	count := fs.Bool("count", false, "print the number")
+	check := fs.Bool("check", false, "print problems")
 	if err := fs.Parse(args); err != nil {
 		return err
 	} else if fs.NArg() > 0 {
 		return errTooManyArguments
 	}
-	cfg, err := conf.read(a)
+	if l.filter != "" && !strings.HasPrefix(l.filter, "/") {
+		l.filter = "**/" + l.filter
+	}
+	if !doublestar.ValidatePattern(l.filter) {
+		return fmt.Errorf("invalid -filter: %s", l.filter)
+	}
+	var err error
+	if l.cfg, err = conf.read(a); err != nil {
+		return err
+	}
+	ctx, stop := a.cancelOnSignal(ctx)
+	defer stop()
+	switch {
+	case *check:
+		return a.checkDatabases(ctx, &l)
+	case *count:
+		return a.countDatabases(ctx, &l)
+	default:
+		return a.listDatabases(ctx, &l)
+	}
+}
+
+// each calls fn for the databases of `dbs`, then for those that the patterns
+// of multi-db find.
+func (l *databaseList) each(ctx context.Context, fn func(d *listedDatabase) error) (scan.Result, error) {
+	for _, db := range l.cfg.DBs {
+		if !l.matches(db.Path) {
+			continue
+		}
+		if err := fn(&listedDatabase{Path: db.Path, Replica: db.Replica.replicaType()}); err != nil {
+			return scan.Result{}, err
+		}
+	}
+	if l.cfg.MultiDB == nil {
+		return scan.Result{}, nil
+	}
+	return l.cfg.MultiDB.eachTenant(ctx, func(_ *scan.Entry, t *litestream.Tenant, err error) error {
+		switch {
+		case !l.matches(t.Path):
+			return nil
+		case err != nil:
+			return fn(&listedDatabase{Path: t.Path, Location: "error: " + err.Error()})
+		}
+		d, err := l.cfg.MultiDB.list(t, l.asJSON)
+		if err != nil {
+			return err
+		}
+		return fn(d)
+	})
+}
+
+func (l *databaseList) matches(path string) bool {
+	return l.filter == "" || doublestar.MatchUnvalidated(l.filter, path)
+}
+
+// eachTenant scans for the files of all patterns, always in the same order. err
+// tells why a file cannot be mapped to a replica.
+func (c *MultiDBConfig) eachTenant(ctx context.Context, fn func(e *scan.Entry, t *litestream.Tenant, err error) error) (scan.Result, error) {
+	cfg := c.tenants.ScanConfig()
+	cfg.Sorted, cfg.Workers = true, 1
+	s, err := scan.New(cfg)
+	if err != nil {
+		return scan.Result{}, err
+	}
+	return s.Scan(ctx, func(e *scan.Entry) error {
+		t, err := c.tenants.Lookup(e.Path())
+		return fn(e, &t, err)
+	})
+}
+
+func (c *MultiDBConfig) list(t *litestream.Tenant, variables bool) (*listedDatabase, error) {
+	client, err := c.client(t)
+	if err != nil {
+		return nil, err
+	}
+	d := &listedDatabase{Path: t.Path, Replica: client.Type(), Location: redactedLocation(client), Pattern: c.Patterns[t.Pattern].node.Value}
+	if variables {
+		d.Variables = t.Variables()
+	}
+	return d, nil
+}
+
+func (a *app) countDatabases(ctx context.Context, l *databaseList) error {
+	n := 0
+	res, err := l.each(ctx, func(*listedDatabase) error { n++; return nil })
 	if err != nil {
 		return err
 	}
+	if l.asJSON {
+		err = writeJSON(a.stdout, map[string]int{"count": n})
+	} else {
+		_, err = fmt.Fprintln(a.stdout, n)
+	}
+	return errors.Join(err, scanError(res))
+}
 
-	type entry struct {
-		Path    string `json:"path"`
-		Replica string `json:"replica"`
+// listDatabases prints as it goes: nothing is kept of the databases.
+func (a *app) listDatabases(ctx context.Context, l *databaseList) error {
+	bw := bufio.NewWriter(a.stdout)
+	var out listWriter[listedDatabase] = &tableWriter{w: bw, wide: l.cfg.MultiDB != nil}
+	if l.asJSON {
+		out = &jsonListWriter[listedDatabase]{w: bw}
 	}
-	entries, rows := []entry{}, [][]string{}
-	for _, db := range cfg.DBs {
-		e := entry{Path: db.Path, Replica: db.Replica.replicaType()}
-		entries = append(entries, e)
-		rows = append(rows, []string{e.Path, e.Replica})
+	res, err := l.each(ctx, out.write)
+	if err == nil {
+		err = out.end()
 	}
-	if *asJSON {
-		return writeJSON(a.stdout, entries)
+	return errors.Join(err, bw.Flush(), scanError(res))
+}
+
+// scanError returns an error if something could not be looked at, so that
+// nobody takes a list for complete that is not.
+func scanError(res scan.Result) error {
+	if res.ErrorN == 0 {
+		return nil
 	}
-	return writeTable(a.stdout, []string{"path", "replica"}, rows)
+	return fmt.Errorf("the list is not complete: %d files or directories could not be looked at: %w", res.ErrorN, res.Errors[0])
+}
+
+// listWriter prints rows one by one.
+type listWriter[T any] interface {
+	write(row *T) error
+	end() error
+}
+
+// tableWriter prints a table in parts, so that the width of columns need not be
+// known of all rows.
+type tableWriter struct {
+	w      io.Writer
+	wide   bool // with the location
+	rows   [][]string
+	header bool
+}
+
+const tableRows = 256
+
+func (t *tableWriter) write(d *listedDatabase) error {
+	row := []string{printable(d.Path), d.Replica}
+	if t.wide {
+		row = append(row, printable(d.Location))
+	}
+	if t.rows = append(t.rows, row); len(t.rows) < tableRows {
+		return nil
+	}
+	return t.flush()
+}
+
+func (t *tableWriter) end() error { return t.flush() }
+
+func (t *tableWriter) flush() error {
+	var header []string
+	if !t.header {
+		header, t.header = []string{"path", "replica"}, true
+		if t.wide {
+			header = append(header, "location")
+		}
+	}
+	err := writeTable(t.w, header, t.rows)
+	t.rows = t.rows[:0]
+	return err
+}
+
+// printable returns a path as it is, or quoted if a terminal could be confused
+// by it.
+func printable(s string) string {
+	if q := fmt.Sprintf("%q", s); len(q) != len(s)+2 {
+		return q
+	}
+	return s
+}
+
+// jsonListWriter prints a JSON array element by element, in the form that
+// writeJSON gives it.
+type jsonListWriter[T any] struct {
+	w     io.Writer
+	begun bool
+}
+
+func (j *jsonListWriter[T]) write(row *T) error {
+	data, err := json.MarshalIndent(row, "  ", "  ")
+	if err != nil {
+		return fmt.Errorf("encode json: %w", err)
+	}
+	sep := ",\n  "
+	if !j.begun {
+		sep, j.begun = "[\n  ", true
+	}
+	_, err = fmt.Fprintf(j.w, "%s%s", sep, data)
+	return err
+}
+
+func (j *jsonListWriter[T]) end() error {
+	text := "\n]\n"
+	if !j.begun {
+		text = "[]\n"
+	}
+	_, err := io.WriteString(j.w, text)
+	return err
 }

@@ -66,7 +66,7 @@ func (a *app) runLTX(ctx context.Context, args []string) error {
 	case fs.NArg() > 1:
 		return errTooManyArguments
 	}
-	src, err := a.findReplica(&conf, fs.Arg(0))
+	src, err := a.findReplica(&conf, fs.Arg(0), "")
 	if err != nil {
 		return err
 	}
@@ -112,15 +112,17 @@ func (a *app) printLTXFiles(files []*ltx.FileInfo, asJSON bool) error {
 // source is the replica that a command reads, named by URL or through the
 // configuration.
 type source struct {
-	arg     string // as given
-	db      *DBConfig
+	arg     string    // as given
+	path    string    // of the database; empty for a URL
+	db      *DBConfig // nil for a URL and for a database found by pattern
 	client  litestream.ReplicaClient
 	logging LoggingConfig
 }
 
 // findReplica returns the replica that a positional argument names. A URL
-// needs no configuration and refuses one.
-func (a *app) findReplica(conf *configFlags, arg string) (*source, error) {
+// needs no configuration and refuses one. hostname stands for this host's name
+// in the paths of databases found by pattern; empty leaves it.
+func (a *app) findReplica(conf *configFlags, arg, hostname string) (*source, error) {
 	if litestream.IsURL(arg) {
 		if conf.path != "" {
 			return nil, errors.New("cannot specify a replica URL and the -config flag")
@@ -143,15 +145,33 @@ func (a *app) findReplica(conf *configFlags, arg string) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := cfg.db(path)
-	if db == nil {
+	src := &source{arg: arg, path: path, logging: cfg.Logging}
+	if src.db = cfg.db(path); src.db != nil {
+		src.client, err = newReplicaClient(src.db.Replica)
+		return src, err
+	}
+	src.client, err = cfg.tenantClient(path, hostname)
+	return src, err
+}
+
+// tenantClient returns the client of the replica of a path that a pattern of
+// multi-db stands for, whether such a file exists or not.
+func (c *Config) tenantClient(path, hostname string) (litestream.ReplicaClient, error) {
+	if c.MultiDB == nil {
 		return nil, fmt.Errorf("database not found in config: %s", path)
 	}
-	client, err := newReplicaClient(db.Replica)
-	if err != nil {
+	if hostname != "" {
+		if err := c.MultiDB.setHostname(hostname); err != nil {
+			return nil, err
+		}
+	}
+	t, err := c.MultiDB.tenants.Lookup(path)
+	if errors.Is(err, litestream.ErrNoTenant) {
+		return nil, fmt.Errorf("database not found in config: %w", err)
+	} else if err != nil {
 		return nil, err
 	}
-	return &source{arg: arg, db: db, client: client, logging: cfg.Logging}, nil
+	return c.MultiDB.client(&t)
 }
 
 // unwrapConfigError drops the key from a rule that a command-line URL breaks.

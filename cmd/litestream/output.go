@@ -24,10 +24,14 @@ func writeJSON(w io.Writer, v any) error {
 	return err
 }
 
-// writeTable prints a header and rows in columns at least two spaces apart.
+// writeTable prints a header, unless it is nil, and rows in columns at least
+// two spaces apart.
 func writeTable(w io.Writer, header []string, rows [][]string) error {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	for _, row := range append([][]string{header}, rows...) {
+	if header != nil {
+		rows = append([][]string{header}, rows...)
+	}
+	for _, row := range rows {
 		if _, err := fmt.Fprintln(tw, strings.Join(row, "\t")); err != nil {
 			return err
 		}

@@ -126,7 +126,11 @@ func (o *replicateOptions) config(a *app, args []string) (*Config, error) {
 
 func (o *replicateOptions) readConfig(a *app, args []string) (*Config, error) {
 	if len(args) == 0 {
-		return o.conf.read(a)
+		cfg, err := o.conf.read(a)
+		if err == nil && cfg.MultiDB != nil && cfg.MultiDB.Enabled {
+			err = &configError{Field: "multi-db.enabled", Line: cfg.MultiDB.keyLine("enabled"), Reason: "not supported yet"}
+		}
+		return cfg, err
 	}
 	cfg := newDefaultConfig()
 	cfg.DBs = []*DBConfig{{Path: args[0], Replica: &ReplicaConfig{URL: args[1]}}}

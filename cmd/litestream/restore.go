@@ -30,6 +30,7 @@ var restoreHelp = help{
 		{"-json", "Print a summary as JSON; log lines go to stderr."},
 		{"-parallelism N", "Requests to have in flight. The default is 8."},
 		{"-integrity-check MODE", "Let SQLite check the restored database: none, quick or full.\nThe default is none."},
+		{"-hostname NAME", "Value of {{hostname}} in the replica template of multi-db. Without\nit: the key hostname, else this host's name."},
 		{"-f", "Follow the replica. Not supported yet."},
 		{"-follow-interval DURATION", "How often to look at the replica with -f. Not supported yet."},
 	},
@@ -74,6 +75,7 @@ type restoreOptions struct {
 	asJSON          bool
 	follow          bool
 	followInterval  time.Duration
+	hostname        string
 	arg             string
 }
 
@@ -90,6 +92,7 @@ func (a *app) parseRestore(args []string) (*restoreOptions, error) {
 	flags.BoolVar(&o.dryRun, "dry-run", false, "")
 	flags.BoolVar(&o.opt.Force, "force", false, "")
 	flags.BoolVar(&o.asJSON, "json", false, "")
+	flags.StringVar(&o.hostname, "hostname", "", "")
 	flags.BoolVar(&o.follow, "f", false, "")
 	flags.DurationVar(&o.followInterval, "follow-interval", time.Second, "")
 	flags.StringVar(&o.integrityCheck, "integrity-check", "none", "")
@@ -136,14 +139,16 @@ func (a *app) runRestore(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	src, err := a.findReplica(&o.conf, o.arg)
+	src, err := a.findReplica(&o.conf, o.arg, o.hostname)
 	if err != nil {
 		return err
 	}
 	if o.opt.OutputPath == "" {
-		o.opt.OutputPath = src.db.Path
-		o.opt.LedgerPath = litestream.LedgerPath(src.db.MetaPath)
-		o.opt.LedgerReplica = litestream.ReplicaIdentity(src.client)
+		o.opt.OutputPath = src.path
+		if src.db != nil { // nothing is put beside a file of multi-db
+			o.opt.LedgerPath = litestream.LedgerPath(src.db.MetaPath)
+			o.opt.LedgerReplica = litestream.ReplicaIdentity(src.client)
+		}
 	}
 	line := newProgressLine(a.stderr)
 	defer line.clear()
@@ -201,8 +206,8 @@ func (a *app) restore(ctx context.Context, o *restoreOptions, src *source) error
 	}
 	if o.opt.IntegrityCheck != litestream.IntegrityCheckNone {
 		dbName := o.opt.OutputPath
-		if src.db != nil {
-			dbName = src.db.Path
+		if src.path != "" {
+			dbName = src.path
 		}
 		o.opt.Logger.Info("post-restore integrity check passed", "db", filepath.Base(dbName), "replica", src.client.Type())
 	}
