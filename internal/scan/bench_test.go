@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -85,11 +86,25 @@ func BenchmarkScan(b *testing.B) {
 						scanN(b, s, n)
 					}
 					b.ReportMetric(float64(b.Elapsed())/float64(bare), "xbare")
+					if cached {
+						b.ReportMetric(keptBytes(s)/n, "kept-B/db")
+					}
 					b.ReportMetric(float64(bare.Milliseconds())/float64(b.N), "bare-ms")
 				})
 			}
 		}
 	}
+}
+
+// keptBytes returns how much of the heap is free without the scanner.
+func keptBytes(s *scan.Scanner) float64 {
+	var with, without runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&with)
+	runtime.KeepAlive(s)
+	runtime.GC()
+	runtime.ReadMemStats(&without)
+	return float64(with.HeapAlloc) - float64(without.HeapAlloc)
 }
 
 func scanN(tb testing.TB, s *scan.Scanner, want int) scan.Result {

@@ -68,6 +68,7 @@ type listing struct {
 
 	print  wal.Print     // of the directory before it was read
 	states []glob.States // that the names were chosen by
+	path   string        // so were they by exclude patterns, and links give a directory several paths
 	gen    uint32        // scan that used it last
 }
 
@@ -87,7 +88,7 @@ func (c *cache) get(d *dir, p wal.Print) (*listing, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.all[d.id]
-	if l == nil || l.print != p || !slices.Equal(l.states, d.states) {
+	if l == nil || l.print != p || l.path != d.path || !slices.Equal(l.states, d.states) {
 		return nil, false
 	}
 	l.gen = c.gen
@@ -118,7 +119,7 @@ func (w *worker) read(d *dir, p wal.Print) (*listing, error) {
 	now := time.Now()
 	w.walBuf = nil // strings in wals may refer to it
 	clear(w.wals)
-	l := &listing{print: p, states: d.states, files: w.names[:0]}
+	l := &listing{print: p, states: d.states, path: d.path, files: w.names[:0]}
 	if w.buf == nil {
 		w.buf = make([]byte, 64<<10)
 	}

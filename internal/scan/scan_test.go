@@ -237,6 +237,30 @@ func TestScan_Cache(t *testing.T) {
 	}
 }
 
+// TestScan_CacheExclude holds that names kept for a directory are not used
+// where it is found under another path, which an exclude pattern knows.
+func TestScan_CacheExclude(t *testing.T) {
+	root := t.TempDir()
+	var want []string
+	for i := range 100 {
+		tree(t, root, fmt.Sprintf("a/real/%03d.db", i))
+		want = append(want, fmt.Sprintf("0 b/link/%03d.db", i))
+	}
+	tree(t, root, "b/")
+	if err := os.Symlink("../a/real", root+"/b/link"); err != nil {
+		t.Fatal(err)
+	}
+	e, err := glob.CompileExclude(root + "/a/*/*.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newScanner(t, scan.Config{Cache: true, Margin: 1, Workers: 1, Exclude: []*glob.Exclude{e}}, root+"/*/*/*.db")
+	for range 3 {
+		got, _ := found(t, s, root)
+		check(t, got, want...)
+	}
+}
+
 func TestScan_20k(t *testing.T) {
 	if testing.Short() {
 		t.Skip("writes 20,000 files")
