@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"path/filepath"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -38,6 +39,7 @@ type capture struct {
 // captured is a staged file that is not yet under its final name.
 type captured struct {
 	file    *ltxfile.File // nil if nothing differs
+	enc     *ltx.Encoder  // of file
 	header  ltx.Header
 	pageN   int // pages in the file
 	post    ltx.Checksum
@@ -52,7 +54,7 @@ func (c *captured) abort() error {
 	}
 	var err error
 	if c.file != nil {
-		err = c.file.Abort()
+		err = errors.Join(c.enc.Cleanup(), c.file.Abort())
 	}
 	if c.sums != nil {
 		err = errors.Join(err, c.sums.Abort())
@@ -103,7 +105,7 @@ func (c *capture) tail(res wal.Result) (_ *captured, err error) {
 	if err != nil {
 		return nil, err
 	}
-	out.file = w.file
+	out.file, out.enc = w.file, w.enc
 	sums := newPageSummer()
 	page := make([]byte, frames.PageSize)
 	for _, pgno := range frames.Pages() {
@@ -266,7 +268,7 @@ func (d *diff) begin() (err error) {
 	if err != nil {
 		return err
 	}
-	d.out.file = d.w.file
+	d.out.file, d.out.enc = d.w.file, d.w.enc
 	if d.held != nil {
 		d.out.pageN++
 		return d.w.page(d.heldPgno, d.held)
@@ -319,6 +321,8 @@ func newLTXWriter(f *ltxfile.File, hdr ltx.Header, rule publishRule) (*ltxWriter
 	if err != nil {
 		return nil, fmt.Errorf("encode ltx: %w", err)
 	}
+	// The page index of a large database goes to a temporary file beside it.
+	enc.SetSpillDir(filepath.Dir(f.Name()))
 	if err := enc.EncodeHeader(hdr); err != nil {
 		return nil, fmt.Errorf("encode ltx header: %w", err)
 	}

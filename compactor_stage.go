@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/ltxfile"
 )
 
 // Buffers of a merge in bytes. Each of up to MaxInputs staged inputs has one
@@ -87,7 +89,7 @@ func (c *Compactor) tryMerge(ctx context.Context, job compactionJob, try mergeAt
 
 	m := &merger{enc: enc, minTXID: job.minTXID}
 	for i, info := range job.inputs {
-		dec := ltx.NewDecoder(readers[i])
+		dec := ltx.NewDecoder(ltxfile.NewGuard(readers[i]))
 		dec.SetRetainPageIndex(false)
 		m.inputs = append(m.inputs, &mergeInput{info: info, dec: dec})
 	}

@@ -150,39 +150,51 @@ func (db *DB) rollForward(l *pagesum.Ledger) error {
 	return nil
 }
 
-func applyFile(l *pagesum.Ledger, dir ltxfile.Dir, txid ltx.TXID) (err error) {
-	f, err := dir.Open(txid, txid)
+func applyFile(l *pagesum.Ledger, dir ltxfile.Dir, txid ltx.TXID) error {
+	sums := newPageSummer()
+	var changes []pagesum.Change
+	hdr, err := eachPage(dir, txid, func(pgno uint32, page []byte) {
+		changes = append(changes, pagesum.Change{Pgno: pgno, Sum: sums.sum(pgno, page)})
+	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	dec := ltx.NewDecoder(f)
-	dec.SetRetainPageIndex(false)
-	if err := dec.DecodeHeader(); err != nil {
-		return fmt.Errorf("decode header: %w", err)
-	}
-	hdr := dec.Header()
 	if hdr.PageSize != l.Header().PageSize {
 		return pagesum.ErrPageSize
 	}
-	sums := newPageSummer()
+	h := l.Header()
+	h.TXID, h.PageN, h.Rolling, h.Meta = txid, hdr.Commit, 0, nil
+	return l.Apply(changes, h)
+}
+
+// eachPage calls fn for every page of a local file and verifies the file. The
+// page is valid during the call.
+func eachPage(dir ltxfile.Dir, txid ltx.TXID, fn func(pgno uint32, page []byte)) (hdr ltx.Header, err error) {
+	f, err := dir.Open(txid, txid)
+	if err != nil {
+		return hdr, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	dec := ltx.NewDecoder(ltxfile.NewGuard(f))
+	dec.SetRetainPageIndex(false)
+	if err := dec.DecodeHeader(); err != nil {
+		return hdr, fmt.Errorf("decode header: %w", err)
+	}
+	hdr = dec.Header()
 	page := make([]byte, hdr.PageSize)
-	var changes []pagesum.Change
 	for {
 		var ph ltx.PageHeader
 		if err := dec.DecodePage(&ph, page); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return fmt.Errorf("decode page: %w", err)
+			return hdr, fmt.Errorf("decode page: %w", err)
 		}
-		changes = append(changes, pagesum.Change{Pgno: ph.Pgno, Sum: sums.sum(ph.Pgno, page)})
+		fn(ph.Pgno, page)
 	}
 	if err := dec.Close(); err != nil {
-		return fmt.Errorf("verify: %w", err)
+		return hdr, fmt.Errorf("verify: %w", err)
 	}
-	h := l.Header()
-	h.TXID, h.PageN, h.Rolling, h.Meta = txid, hdr.Commit, 0, nil
-	return l.Apply(changes, h)
+	return hdr, nil
 }
 
 // saveLedger writes the ledger with the cursor. A ledger whose file is lost or

@@ -122,6 +122,11 @@ func (db *DB) writeSnapshot(v *View) (_ *StagedSnapshot, err error) {
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.enc.Cleanup())
+		}
+	}()
 	audit := newAudit(db.st.ledger, v)
 	err = v.Each(func(pgno uint32, page []byte) error {
 		audit.page(pgno, page)

@@ -3,7 +3,6 @@ package litestream
 import (
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/superfly/ltx"
@@ -47,7 +46,7 @@ func (db *DB) forgetDropped(dropped []stagedFile, newest ltx.TXID) error {
 	var errs []error
 	for _, f := range dropped {
 		if l != nil && len(errs) == 0 {
-			if err := pagesOf(dir, f.TXID, unknown); err != nil {
+			if _, err := eachPage(dir, f.TXID, func(pgno uint32, _ []byte) { unknown[pgno] = true }); err != nil {
 				errs = append(errs, err)
 			}
 		}
@@ -95,28 +94,4 @@ func (db *DB) unlearn(dir ltxfile.Dir, pages map[uint32]bool, txid ltx.TXID) err
 		return err
 	}
 	return db.st.ledger.Flush()
-}
-
-// pagesOf adds the page numbers of a local file to a set.
-func pagesOf(dir ltxfile.Dir, txid ltx.TXID, set map[uint32]bool) (err error) {
-	f, err := dir.Open(txid, txid)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	dec := ltx.NewDecoder(f)
-	dec.SetRetainPageIndex(false)
-	if err := dec.DecodeHeader(); err != nil {
-		return fmt.Errorf("decode header: %w", err)
-	}
-	page := make([]byte, dec.Header().PageSize)
-	for {
-		var ph ltx.PageHeader
-		if err := dec.DecodePage(&ph, page); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("decode page: %w", err)
-		}
-		set[ph.Pgno] = true
-	}
 }
