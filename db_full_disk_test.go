@@ -8,8 +8,10 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	litestream "github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/knob"
 )
 
 // smallDisk returns a folder on a file system of its own with so many bytes.
@@ -76,5 +78,26 @@ func TestDB_StagingDiskFull(t *testing.T) {
 	syncAll(t, db)
 	if got := count(t, restored(t, replica), "SELECT count(*) FROM t WHERE x = 'after'"); got != 1 {
 		t.Errorf("restored %d rows, want 1", got)
+	}
+}
+
+// A large database at rest on a file system that cannot be written to is
+// captured without a connection, which would need a log and its index there.
+func TestDB_ReadOnlyFileSystem(t *testing.T) {
+	disk, dir := smallDisk(t, "2m"), t.TempDir()
+	path, replica := filepath.Join(disk, "db"), filepath.Join(dir, "replica")
+	makeRested(t, path)
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	db := replicated(t, path, replica)
+	db.SetMetaPath(filepath.Join(dir, "meta"))
+	db.Tune(knob.DB{Now: func() time.Time { return time.Now().Add(time.Hour) }, RestBytes: 1})
+	syncAll(t, db)
+	if got := count(t, restored(t, replica), "SELECT count(*) FROM t"); got != 0 {
+		t.Errorf("restored %d rows, want 0", got)
+	}
+	if got := db.Replica.Pos().TXID; got != 1 {
+		t.Errorf("at %s, want 1", got)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/benbjohnson/litestream/internal/pagesum"
 	"github.com/benbjohnson/litestream/internal/sqlitefile"
 	"github.com/benbjohnson/litestream/internal/wal"
@@ -318,8 +320,11 @@ func (db *DB) openForCapture(fp sqlitefile.Fingerprint) (bool, error) {
 // lock, unless that was disturbed too often.
 func (db *DB) wantPin(fp sqlitefile.Fingerprint) bool {
 	h := db.st.handle
-	if h.pinned || fp.Main.Size >= db.knobs.restBytes || db.st.moved >= movedTooOften {
+	if h.pinned || db.st.moved >= movedTooOften {
 		return true
+	}
+	if fp.Main.Size >= db.knobs.restBytes && writable(filepath.Dir(db.path)) {
+		return true // where nothing can be written, nobody has to be kept from writing
 	}
 	if hdr, err := sqlitefile.ReadHeader(h.main); err != nil || !hdr.WAL {
 		return true // it is to be converted
@@ -546,3 +551,7 @@ func (db *DB) rest(fp sqlitefile.Fingerprint, now time.Time) error {
 	}
 	return db.closeHandle(false)
 }
+
+// writable reports whether files can be made in a folder, as a connection to a
+// resting database has to.
+func writable(dir string) bool { return unix.Access(dir, unix.W_OK) == nil }
