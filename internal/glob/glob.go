@@ -126,6 +126,10 @@ func (p *Pattern) parseSegment(s string) (seg segment, n int, err error) {
 		if !doublestar.ValidatePattern(run) {
 			return fmt.Errorf("syntax error in %q", run)
 		}
+		if strings.Contains(run, "{") && strings.Contains(run, "**") {
+			// doublestar lets some of these cross path elements.
+			return fmt.Errorf("has ** and braces together in %q: write * for a part of a path element", run)
+		}
 		seg.tokens = append(seg.tokens, token{run: run, star: strings.Trim(run, "*") == "", wild: p.addWildcard(name)})
 		run, name = "", ""
 		return nil
