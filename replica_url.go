@@ -52,23 +52,6 @@ func NewReplicaClientFromURL(rawURL string) (ReplicaClient, error) {
 	}
 }
 
-// CheckReplicaType returns an error if no client of that type (the value of a
-// configuration's "type" key, or ReplicaTypeFromURL) is linked in. It tells
-// types of a later release from unknown ones.
-func CheckReplicaType(typ string) error {
-	replicaFactories.mu.RLock()
-	_, ok := replicaFactories.byScheme[typ]
-	replicaFactories.mu.RUnlock()
-	switch {
-	case ok:
-		return nil
-	case slices.Contains(laterSchemes, typ):
-		return fmt.Errorf("replica type %q is not supported yet", typ)
-	default:
-		return fmt.Errorf("unknown replica type in config: %q", typ)
-	}
-}
-
 var replicaURLRegex = regexp.MustCompile(`^(\w+)://`)
 
 // IsURL reports whether s begins with a scheme, as a replica URL does and a

@@ -117,17 +117,6 @@ func TestNewReplicaClientFromURL(t *testing.T) {
 			t.Errorf("NewReplicaClientFromURL(%q): err=%v, want %s", raw, err, want)
 		}
 	}
-	for typ, want := range map[string]string{
-		"sftp": `replica type "sftp" is not supported yet`,
-		"abc":  `unknown replica type in config: "abc"`,
-	} {
-		if err := litestream.CheckReplicaType(typ); err == nil || err.Error() != want {
-			t.Errorf("CheckReplicaType(%q): err=%v, want %s", typ, err, want)
-		}
-	}
-	if err := litestream.CheckReplicaType("urltest"); err != nil {
-		t.Error(err)
-	}
 }
 
 func FuzzParseReplicaURL(f *testing.F) {

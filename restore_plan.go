@@ -42,29 +42,6 @@ func CalcRestorePlan(ctx context.Context, client ReplicaClient, txID ltx.TXID, t
 	return plan, nil
 }
 
-// TimeBounds returns when the oldest and the newest LTX file on a replica were
-// created. An empty replica is ErrNoBackups.
-func TimeBounds(ctx context.Context, client ReplicaClient) (oldest, newest time.Time, err error) {
-	levels, err := listLevels(ctx, client, true)
-	if err != nil {
-		return oldest, newest, err
-	}
-	for _, files := range levels {
-		for _, info := range files {
-			if oldest.IsZero() || info.CreatedAt.Before(oldest) {
-				oldest = info.CreatedAt
-			}
-			if newest.IsZero() || info.CreatedAt.After(newest) {
-				newest = info.CreatedAt
-			}
-		}
-	}
-	if oldest.IsZero() {
-		return oldest, newest, ErrNoBackups
-	}
-	return oldest, newest, nil
-}
-
 // listLevels lists every level once, all of them at the same time. Exact
 // creation times are asked for only with useMetadata, because some stores need
 // a request per object to answer.

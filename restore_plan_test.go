@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream"
@@ -236,14 +235,6 @@ func TestCalcRestorePlan(t *testing.T) {
 	}
 	if _, err := litestream.CalcRestorePlan(t.Context(), client, 1, s.start, nil); err == nil {
 		t.Error("txid and timestamp together: no error")
-	}
-
-	oldest, newest, err := litestream.TimeBounds(t.Context(), client)
-	if diff := cmp.Diff([]time.Time{s.timeOf(1), s.timeOf(4)}, []time.Time{oldest, newest}); err != nil || diff != "" {
-		t.Errorf("time bounds: err=%v (-want +got):\n%s", err, diff)
-	}
-	if _, _, err := litestream.TimeBounds(t.Context(), newMemReplica()); !errors.Is(err, litestream.ErrNoBackups) {
-		t.Errorf("time bounds of an empty replica: err=%v, want ErrNoBackups", err)
 	}
 }
 

@@ -50,7 +50,7 @@ func TestReplicaClient_Upstream(t *testing.T) {
 	began := time.Now().Add(-time.Second)
 	upstream("replicate", "-once", path, url)
 
-	cfg, err := s3.ParseURL(url)
+	cfg, err := s3.Config{}.WithURL(url)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,12 +11,6 @@ import (
 	"github.com/benbjohnson/litestream"
 )
 
-// ParseURL returns what an s3 URL says in a configuration file and on the
-// command line (compat.md sections 3.2 and 3.3, "path A").
-func ParseURL(rawURL string) (Config, error) {
-	return Config{}.WithURL(rawURL)
-}
-
 // WithURL adds what the URL says to the settings of a configuration file,
 // which win over it; bucket and path are the URL's.
 func (cfg Config) WithURL(rawURL string) (Config, error) {

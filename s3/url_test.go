@@ -58,7 +58,7 @@ func TestParseURL(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.url, func(t *testing.T) {
-			cfg, err := s3.ParseURL(tt.url)
+			cfg, err := s3.Config{}.WithURL(tt.url)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -82,7 +82,7 @@ func TestParseURL_Errors(t *testing.T) {
 		"s3://b:1/p":                        "bucket required for s3 replica",
 		"gs://b/p":                          `not an s3 URL: scheme "gs"`,
 	} {
-		if _, err := s3.ParseURL(url); err == nil || err.Error() != want {
+		if _, err := (s3.Config{}).WithURL(url); err == nil || err.Error() != want {
 			t.Errorf("ParseURL(%q): err=%v, want %s", url, err, want)
 		}
 	}
@@ -108,7 +108,7 @@ func TestConfig_WithURL(t *testing.T) {
 	}
 
 	// Config and command line know "skipVerify=true" alone, and no encryption.
-	cfg, err = s3.ParseURL("s3://b/p?skipVerify=1&skip-verify=true&sseKmsKeyId=k&sseCustomerKey=k")
+	cfg, err = s3.Config{}.WithURL("s3://b/p?skipVerify=1&skip-verify=true&sseKmsKeyId=k&sseCustomerKey=k")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestNewReplicaClientFromURL(t *testing.T) {
 	if diff := cmp.Diff(want, c.(*s3.ReplicaClient).Options); diff != "" {
 		t.Errorf("Options (-want +got):\n%s", diff)
 	}
-	if _, err := s3.ParseURL("s3://bkt/p"); err != nil {
+	if _, err := (s3.Config{}).WithURL("s3://bkt/p"); err != nil {
 		t.Error(err)
 	}
 }
@@ -171,7 +171,7 @@ func FuzzParseURL(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		cfg, err := s3.ParseURL(s)
+		cfg, err := s3.Config{}.WithURL(s)
 		if err != nil {
 			return
 		}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"maps"
 	"slices"
 )
@@ -262,21 +261,4 @@ func (rd *frameReader) fill(frame int) error {
 	rd.buf = rd.buf[:n+m]
 	rd.have = rd.buf
 	return nil
-}
-
-// Walk yields the headers of all frames that continue the chain of a log from
-// its beginning, committed or not. It is for inspection; errors end it.
-func Walk(r io.ReaderAt, h Header) iter.Seq2[FramePos, FrameHeader] {
-	return func(yield func(FramePos, FrameHeader) bool) {
-		rd := newFrameReader(r, &h, HeaderSize, h.Sum)
-		for {
-			fh, page, _, err := rd.next()
-			if err != nil || page == nil {
-				return
-			}
-			if !yield(FramePos{Offset: rd.off - h.FrameSize(), Sum: fh.Sum}, fh) {
-				return
-			}
-		}
-	}
 }

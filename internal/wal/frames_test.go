@@ -409,30 +409,6 @@ func TestStop(t *testing.T) {
 	}
 }
 
-func TestWalk(t *testing.T) {
-	s := newSynth(512, true)
-	s.tx(3, 1, 1, 2).spill(2, 3)
-	s.put(s.off, make([]byte, 700))
-	h, err := wal.ParseHeader(s.b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for pos, fh := range wal.Walk(bytes.NewReader(s.b), h) {
-		if pos.Sum != fh.Sum {
-			t.Errorf("position's checksum %v differs from the frame's %v", pos.Sum, fh.Sum)
-		}
-		got = append(got, fmt.Sprint(pos.Offset, fh.Pgno, fh.Commit))
-	}
-	want := []string{"32 1 0", "568 2 3", "1104 3 0"}
-	if !cmp.Equal(got, want) {
-		t.Error(cmp.Diff(want, got))
-	}
-	for range wal.Walk(bytes.NewReader(s.b), h) {
-		break // must not go on
-	}
-}
-
 // TestCopyLog_SQLite compares copies with what SQLite itself reads, at each
 // page size, with spilled and rolled back transactions in the log.
 func TestCopyLog_SQLite(t *testing.T) {
