@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -353,6 +354,14 @@ func (s *Store) SyncOnce(ctx context.Context, opt SyncOnceOptions) error {
 func (s *Store) once(ctx context.Context, m *managedDB, opt SyncOnceOptions) error {
 	if err := s.finalSync(ctx, m); err != nil {
 		return err
+	}
+	switch m.db.Status().State {
+	case DBStateMissing:
+		return fmt.Errorf("sync %s: %w", m.db.Path(), fs.ErrNotExist)
+	case DBStateEmpty:
+		m.db.Logger.Warn("database has no pages yet, nothing was replicated", "db", m.db.Path())
+		return nil
+	default:
 	}
 	if m.compactor == nil {
 		return nil

@@ -2,9 +2,12 @@ package litestream_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,5 +112,36 @@ func TestStore_ManyAtRest(t *testing.T) {
 	}
 	if err := store.Close(context.Background()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A single pass over a database that does not exist is an error, and keeps no
+// other from being synced. A file without pages waits for its first commit.
+func TestStore_SyncOnceMissing(t *testing.T) {
+	dir := t.TempDir()
+	paths := []string{filepath.Join(dir, "missing", "db"), filepath.Join(dir, "empty"), filepath.Join(dir, "good")}
+	if err := os.WriteFile(paths[1], nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	makeRested(t, paths[2])
+	var dbs []*litestream.DB
+	for i, path := range paths {
+		db := litestream.NewDB(path)
+		db.Replica = litestream.NewReplicaWithClient(db, file.NewReplicaClient(filepath.Join(dir, fmt.Sprint("replica", i))))
+		dbs = append(dbs, db)
+	}
+	store := litestream.NewStore(dbs, nil)
+	err := store.SyncOnce(context.Background(), litestream.SyncOnceOptions{})
+	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), paths[0]) || strings.Contains(err.Error(), paths[1]) {
+		t.Errorf("got %v, want that %s does not exist", err, paths[0])
+	}
+	if got := dbs[2].Replica.Pos().TXID; got != 1 {
+		t.Errorf("the good database is at %s, want 1", got)
+	}
+	if _, err := os.Stat(filepath.Dir(paths[0])); err == nil {
+		t.Error("the missing folder was made")
+	}
+	if err := store.Close(context.Background()); err != nil {
+		t.Error(err)
 	}
 }
