@@ -11,6 +11,7 @@ import (
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream/file"
+	"github.com/benbjohnson/litestream/tests/servers"
 )
 
 // With checksums on, each increment carries the database checksum before and
@@ -54,7 +55,7 @@ func TestDB_Checksums(t *testing.T) {
 	if n := db.Pos().TXID; n < 11 {
 		t.Fatalf("at %s, want at least 11", n)
 	}
-	bin := upstreamBinary(t)
+	bin := servers.Upstream(t)
 	for _, txid := range []ltx.TXID{1, 5, 7, db.Pos().TXID} {
 		out := filepath.Join(dir, fmt.Sprintf("theirs-%d", txid))
 		cmd := exec.CommandContext(t.Context(), bin, "restore", "-txid", txid.String(), "-o", out, "file://"+replica)

@@ -11,25 +11,8 @@ import (
 
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/file"
+	"github.com/benbjohnson/litestream/tests/servers"
 )
-
-// upstreamBinary returns Litestream v0.5.18 from the cache that make fills.
-func upstreamBinary(t *testing.T) string {
-	t.Helper()
-	dir := os.Getenv("LITESTREAM_TEST_CACHE")
-	if dir == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir = filepath.Join(home, ".cache", "litestream-test")
-	}
-	path := filepath.Join(dir, "bin", "litestream-v0.5.18")
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("no upstream binary: %v", err)
-	}
-	return path
-}
 
 // TestRestore_Upstream restores what Litestream v0.5.18 wrote, at every
 // position, and compares with its own restore.
@@ -37,7 +20,7 @@ func TestRestore_Upstream(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts another program many times")
 	}
-	bin, dir := upstreamBinary(t), t.TempDir()
+	bin, dir := servers.Upstream(t), t.TempDir()
 	run := func(args ...string) {
 		t.Helper()
 		if out, err := exec.CommandContext(t.Context(), bin, args...).CombinedOutput(); err != nil {

@@ -8,28 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-)
 
-// upstreamBinary returns Litestream v0.5.18, or skips the test. make test
-// installs it and sets LITESTREAM_TEST_REQUIRE.
-func upstreamBinary(t *testing.T) string {
-	t.Helper()
-	path := os.Getenv("LITESTREAM_TEST_UPSTREAM")
-	if path == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			t.Skipf("no upstream binary: %v", err)
-		}
-		path = filepath.Join(home, ".cache/litestream-test/bin/litestream-v0.5.18")
-	}
-	if _, err := os.Stat(path); err != nil {
-		if os.Getenv("LITESTREAM_TEST_REQUIRE") != "" {
-			t.Fatalf("upstream binary: %v", err)
-		}
-		t.Skipf("no upstream binary (make upstream installs it): %v", err)
-	}
-	return path
-}
+	"github.com/benbjohnson/litestream/tests/servers"
+)
 
 func runUpstream(t *testing.T, bin string, args ...string) result {
 	t.Helper()
@@ -46,7 +27,7 @@ func runUpstream(t *testing.T, bin string, args ...string) result {
 // TestUpstream_SameOutput holds that both programs print the same and exit
 // with the same status.
 func TestUpstream_SameOutput(t *testing.T) {
-	bin := upstreamBinary(t)
+	bin := servers.Upstream(t)
 	dir := testFolder(t)
 	writeSnapshot(t, filepath.Join(dir, "r"), testDatabase(t))
 	writeLTXFile(t, filepath.Join(dir, ".a.db-litestream"), 0, 3, 3)
@@ -108,7 +89,7 @@ func TestUpstream_SameOutput(t *testing.T) {
 // TestUpstream_SameStatus holds that both exit alike and print on the same
 // streams where the words differ.
 func TestUpstream_SameStatus(t *testing.T) {
-	bin := upstreamBinary(t)
+	bin := servers.Upstream(t)
 	dir := testFolder(t)
 	writeSnapshot(t, filepath.Join(dir, "r"), testDatabase(t))
 	writeFile(t, filepath.Join(dir, "full.db"), "x")
