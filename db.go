@@ -126,7 +126,7 @@ func NewDB(path string) *DB {
 		},
 	}
 	db.stage = &stage{}
-	db.status.State = DBStateUnknown
+	db.status.State = SyncStateUnknown
 	return db
 }
 
@@ -199,7 +199,7 @@ func (db *DB) Close(ctx context.Context) error {
 	}
 	db.shared.releaseInode(db.st.inode, db.path)
 	db.metrics.close()
-	db.setState(DBStateClosed, nil)
+	db.setState(SyncStateClosed, nil)
 	return err
 }
 

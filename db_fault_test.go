@@ -90,7 +90,7 @@ func TestDB_RestWithoutLedger(t *testing.T) {
 	db.SetClock(func() time.Time { return time.Now().Add(time.Hour) })
 	mustSync(t, db)
 	mustSync(t, db)
-	if s := db.Status(); s.Pinned || s.Connected || s.State != litestream.DBStateOK {
+	if s := db.Status(); s.Pinned || s.Connected || s.State != litestream.SyncStateOK {
 		t.Fatalf("status %+v, want ok and let go", s)
 	}
 	insert(1)
@@ -196,7 +196,7 @@ func TestDB_FileSwapped(t *testing.T) {
 			at = filepath.Join(dir, "new")
 		} else {
 			mustSync(t, db)
-			if s := db.Status(); s.State != litestream.DBStateMissing || s.Connected {
+			if s := db.Status(); s.State != litestream.SyncStateMissing || s.Connected {
 				t.Fatalf("status %+v, want missing and let go", s)
 			}
 		}

@@ -15,22 +15,22 @@ import (
 	"github.com/benbjohnson/litestream/internal/wal"
 )
 
-// DBState says in one word how a database fares.
-type DBState string
+// SyncState says in one word how a database fares.
+type SyncState string
 
 // The states of a database.
 const (
-	DBStateUnknown DBState = "unknown" // not looked at yet
-	DBStateMissing DBState = "missing" // there is no file
-	DBStateEmpty   DBState = "empty"   // a file without pages
-	DBStateOK      DBState = "ok"      // captured up to the last look
-	DBStateFailed  DBState = "failed"  // see Err; it is tried again
-	DBStateClosed  DBState = "closed"
+	SyncStateUnknown SyncState = "unknown" // not looked at yet
+	SyncStateMissing SyncState = "missing" // there is no file
+	SyncStateEmpty   SyncState = "empty"   // a file without pages
+	SyncStateOK      SyncState = "ok"      // captured up to the last look
+	SyncStateFailed  SyncState = "failed"  // see Err; it is tried again
+	SyncStateClosed  SyncState = "closed"
 )
 
 // DBStatus is what a database says of itself without any I/O.
 type DBStatus struct {
-	State     DBState
+	State     SyncState
 	Err       error
 	TXID      ltx.TXID // newest captured transaction
 	Acked     ltx.TXID // newest transaction that the replica acknowledged
@@ -51,7 +51,7 @@ func (db *DB) Status() DBStatus {
 }
 
 // setState records the outcome of a look.
-func (db *DB) setState(state DBState, err error) {
+func (db *DB) setState(state SyncState, err error) {
 	db.mu.Lock()
 	db.status.State, db.status.Err = state, err
 	db.status.CheckedAt = db.knobs.now()

@@ -79,7 +79,7 @@ func (db *DB) pass(ctx context.Context, force bool) error {
 		// The log must not grow behind a pin for as long as this goes on.
 		err = errors.Join(err, db.closeHandle(true))
 	}
-	db.setState(DBStateFailed, err)
+	db.setState(SyncStateFailed, err)
 	return fmt.Errorf("sync %s: %w", db.path, err)
 }
 
@@ -90,12 +90,12 @@ var errAwaitReplica = errors.New("waiting for the replica's position")
 func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 	fp, err := sqlitefile.Take(db.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return db.letGo(DBStateMissing)
+		return db.letGo(SyncStateMissing)
 	} else if err != nil {
 		return err
 	}
 	if fp.Main.Size == 0 && fp.WAL.Size == 0 {
-		return db.letGo(DBStateEmpty)
+		return db.letGo(SyncStateEmpty)
 	}
 	if err := db.checkLeftover(fp); err != nil {
 		return err
@@ -117,7 +117,7 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 			return err
 		}
 		db.st.seen, db.st.settled, db.st.moved = fp, fp.Settled(now, clockMargin), 0
-		db.setState(DBStateOK, nil)
+		db.setState(SyncStateOK, nil)
 	}
 	if err := db.checkpointIfNeeded(fp); err != nil {
 		return err
@@ -147,7 +147,7 @@ func (db *DB) ready() error {
 }
 
 // letGo releases the file of a database that has nothing to capture.
-func (db *DB) letGo(state DBState) error {
+func (db *DB) letGo(state SyncState) error {
 	// What lies at the path, now or in a moment, may be another's log.
 	err := db.closeHandle(true)
 	db.shared.releaseInode(db.st.inode, db.path)

@@ -104,7 +104,7 @@ func TestDB_Sync(t *testing.T) {
 	if got := count(t, restored(t, replica), "SELECT count(*) FROM t"); got != 20 {
 		t.Fatalf("restored %d rows, want 20", got)
 	}
-	if s := db.Status(); !s.Pinned || s.State != litestream.DBStateOK {
+	if s := db.Status(); !s.Pinned || s.State != litestream.SyncStateOK {
 		t.Fatalf("status %+v, want pinned and ok", s)
 	}
 	if _, err := os.Stat(db.LedgerPath()); err != nil {

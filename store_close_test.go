@@ -120,7 +120,7 @@ func TestStore_HungReplica(t *testing.T) {
 				}
 			})
 			for _, db := range dbs {
-				if s := db.Status(); s.State != litestream.DBStateClosed || s.Connected {
+				if s := db.Status(); s.State != litestream.SyncStateClosed || s.Connected {
 					t.Errorf("%s is %s, want closed", db.Path(), s.State)
 				}
 			}

@@ -356,9 +356,9 @@ func (s *Store) once(ctx context.Context, m *managedDB, opt SyncOnceOptions) err
 		return err
 	}
 	switch m.db.Status().State {
-	case DBStateMissing:
+	case SyncStateMissing:
 		return fmt.Errorf("sync %s: %w", m.db.Path(), fs.ErrNotExist)
-	case DBStateEmpty:
+	case SyncStateEmpty:
 		m.db.Logger.Warn("database has no pages yet, nothing was replicated", "db", m.db.Path())
 		return nil
 	default:
