@@ -66,6 +66,7 @@ type DB struct {
 	onStaged func() // told after a file was staged; set by the Store
 	metrics  *dbMetrics
 	shared   *sharedState
+	tenant   *tenantMode // nil unless the database is one of a fleet
 }
 
 // dbKnobs are settings that tests change.

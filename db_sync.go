@@ -119,6 +119,9 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 		db.st.seen, db.st.settled, db.st.moved = fp, fp.Settled(now, clockMargin), 0
 		db.setState(SyncStateOK, nil)
 	}
+	if db.tenant != nil {
+		return nil
+	}
 	if err := db.checkpointIfNeeded(fp); err != nil {
 		return err
 	}
@@ -301,7 +304,7 @@ func (db *DB) openForCapture(fp sqlitefile.Fingerprint) (bool, error) {
 	if _, err := sqlitefile.ReadHeader(db.st.handle.main); err != nil {
 		return opened, errors.Join(err, db.closeHandle(false))
 	}
-	if !db.wantPin(fp) {
+	if db.tenant != nil || !db.wantPin(fp) {
 		return opened, nil
 	}
 	h := db.st.handle

@@ -1,0 +1,4 @@
+package litestream
+
+// ConnectionPool bounds the SQLite connections over the databases of a fleet.
+type ConnectionPool struct{}
