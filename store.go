@@ -17,8 +17,6 @@ import (
 
 	"github.com/benbjohnson/litestream/internal/backoff"
 	"github.com/benbjohnson/litestream/internal/knob"
-	"github.com/benbjohnson/litestream/internal/pagesum"
-	"github.com/benbjohnson/litestream/internal/workpool"
 )
 
 // Default sizes of a store's worker pools.
@@ -48,15 +46,13 @@ type Store struct {
 	Metrics                  *Metrics // nil counts nothing
 	Logger                   *slog.Logger
 
-	shared *sharedState
-	sched  *scheduler
-	cancel context.CancelFunc
+	resources *SharedResourceManager
+	sched     *scheduler
+	cancel    context.CancelFunc
 	// uploads is done when Close has no more time for uploads under way.
 	uploads     context.Context
 	stopUploads context.CancelFunc
 	wg          sync.WaitGroup
-
-	monitors, replicas, snapshots *workpool.Pool
 
 	knobs knob.Store
 
@@ -71,7 +67,8 @@ type managedDB struct {
 	db        *DB
 	compactor *Compactor // nil without a replica
 	tasks     [taskKinds]scheduled
-	removed   bool // guarded by the scheduler
+	removed   bool         // guarded by the scheduler
+	tenant    tenantEvents // nil unless the database was found by pattern
 
 	sync, upload, maintain failures // each used by one task at a time
 	// uploadFailing is set by the upload task; whoever stages a file reads it.
@@ -138,15 +135,12 @@ func (s *Store) prepare(ctx context.Context) error {
 	if err := s.Levels.Validate(); err != nil {
 		return err
 	}
-	s.shared = &sharedState{
-		ledgers: pagesum.NewBudget(0), staged: &stageBudget{limit: s.MaxStagedBytes},
-		inodes: newInodeTable(),
-	}
+	s.resources = NewSharedResourceManager(ResourceLimits{
+		MonitorWorkers: s.MonitorWorkers, SnapshotWorkers: s.SnapshotWorkers, ReplicaWorkers: s.ReplicaWorkers,
+		MaxStagedBytes: s.MaxStagedBytes,
+	})
 	s.sched = newScheduler(s.submit)
 	s.uploads, s.stopUploads = context.WithCancel(context.WithoutCancel(ctx))
-	s.monitors = workpool.New("monitor", s.MonitorWorkers)
-	s.snapshots = workpool.New("snapshot", s.SnapshotWorkers)
-	s.replicas = workpool.New("replica", s.ReplicaWorkers)
 	for _, db := range s.list {
 		if _, err := s.manage(ctx, db); err != nil {
 			return err
@@ -158,8 +152,8 @@ func (s *Store) prepare(ctx context.Context) error {
 	return nil
 }
 
-// manage takes a database into the store.
-func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
+// newManaged returns what the store keeps of a database, without any task.
+func (s *Store) newManaged(db *DB) *managedDB {
 	m := &managedDB{db: db}
 	for i := range m.tasks {
 		m.tasks[i] = scheduled{m: m, kind: taskKind(i), index: -1}
@@ -168,6 +162,15 @@ func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
 	for _, f := range []*failures{&m.sync, &m.upload, &m.maintain} {
 		f.delay = backoff.Backoff{Min: minDelay, Max: maxRetryDelay}
 	}
+	return m
+}
+
+// manage takes a database into the store.
+func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
+	if err := db.Open(ctx); err != nil {
+		return nil, fmt.Errorf("open database %s: %w", db.Path(), err)
+	}
+	m := s.newManaged(db)
 	s.mu.Lock()
 	_, dup := s.dbs[db.Path()]
 	if !dup {
@@ -177,9 +180,7 @@ func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
 	if dup {
 		return nil, fmt.Errorf("database %s is replicated already", db.Path())
 	}
-	db.shared, db.metrics = s.shared, s.Metrics.database(db.Path())
-	db.stage.share(s.shared.staged)
-	db.onStaged = func() { s.wantUpload(m) }
+	db.metrics = s.Metrics.database(db.Path())
 	if r := db.Replica; r != nil {
 		m.compactor = s.newCompactor(db)
 		r.onAdopted = m.compactor.Invalidate
@@ -191,10 +192,15 @@ func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
 			oc.SetObserver(s.Metrics)
 		}
 	}
-	if err := db.Open(ctx); err != nil {
-		return nil, fmt.Errorf("open database %s: %w", db.Path(), err)
-	}
+	s.share(m, s.resources.shared)
 	return m, nil
+}
+
+// share connects a database with what all share.
+func (s *Store) share(m *managedDB, shared *sharedState) {
+	m.db.shared = shared
+	m.db.stage.share(shared.staged)
+	m.db.onStaged = func() { s.wantUpload(m) }
 }
 
 func (s *Store) newCompactor(db *DB) *Compactor {
@@ -275,10 +281,8 @@ func (s *Store) Close(ctx context.Context) error {
 		s.cancel()
 		s.wg.Wait()
 	}
-	// Whatever maintenance is under way is abandoned: it is repeated some day.
-	abandoned, cancel := context.WithCancel(ctx)
-	cancel()
-	if err := s.snapshots.Close(abandoned); err != nil {
+	// Maintenance that is under way is repeated some day.
+	if err := s.resources.Snapshots.abandon(ctx); err != nil {
 		s.Logger.Debug("maintenance was left for the next start", "error", err)
 	}
 	// An upload that hangs gets no more time than the last one.
@@ -287,12 +291,11 @@ func (s *Store) Close(ctx context.Context) error {
 	closed := make([]bool, len(dbs))
 	errs := make([]error, len(dbs))
 	for i, m := range dbs {
-		s.replicas.Submit(workpool.Task{Key: closing{m}, Kind: "close", Run: func(context.Context) {
+		s.resources.Replicas.Submit(ReplicaTask{Key: closing{m}, Run: func(context.Context) {
 			errs[i], closed[i] = s.shutdown(ctx, m), true
 		}})
 	}
-	err := s.monitors.Close(ctx)
-	err = errors.Join(err, s.replicas.Close(ctx))
+	err := s.resources.Close(ctx)
 	for i, m := range dbs {
 		if !closed[i] { // ctx was done before its turn
 			s.sched.remove(m)

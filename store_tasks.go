@@ -10,24 +10,22 @@ import (
 	"time"
 
 	"github.com/superfly/ltx"
-
-	"github.com/benbjohnson/litestream/internal/workpool"
 )
 
 // submit hands a task that is due to its pool.
 func (s *Store) submit(m *managedDB, kind taskKind) {
 	switch kind {
 	case taskSync:
-		s.monitors.Submit(workpool.Task{Key: m, Kind: "sync", Run: func(ctx context.Context) { s.runSync(ctx, m) }})
+		s.resources.Monitors.Submit(MonitorTask{Key: m, Run: func(ctx context.Context) { s.runSync(ctx, m) }})
 	case taskUpload:
-		s.replicas.Submit(workpool.Task{Key: m, Kind: "upload", Run: func(ctx context.Context) { s.runUpload(ctx, m) }})
+		s.resources.Replicas.Submit(ReplicaTask{Key: m, Run: func(ctx context.Context) { s.runUpload(ctx, m) }})
 	case taskSnapshot:
-		s.snapshots.Submit(workpool.Task{Key: m, Kind: "snapshot", Run: func(ctx context.Context) { s.runSnapshot(ctx, m) }})
+		s.resources.Snapshots.Submit(SnapshotTask{Key: m, Kind: "snapshot", Run: func(ctx context.Context) { s.runSnapshot(ctx, m) }})
 	case taskL0Retention:
-		s.snapshots.Submit(workpool.Task{Key: m, Kind: "l0-retention", Run: func(ctx context.Context) { s.runL0Retention(ctx, m) }})
+		s.resources.Snapshots.Submit(SnapshotTask{Key: m, Kind: "l0-retention", Run: func(ctx context.Context) { s.runL0Retention(ctx, m) }})
 	default:
 		level := int(kind-taskCompact) + 1
-		s.snapshots.Submit(workpool.Task{
+		s.resources.Snapshots.Submit(SnapshotTask{
 			Key: m, Kind: fmt.Sprintf("compact-%d", level),
 			Run: func(ctx context.Context) { s.runCompaction(ctx, m, level) },
 		})
@@ -47,6 +45,9 @@ func (s *Store) runSync(ctx context.Context, m *managedDB) {
 		next = time.Now().Add(m.sync.delay.Next())
 	}
 	s.sched.at(next, m, taskSync)
+	if m.tenant != nil {
+		m.tenant.synced(err)
+	}
 }
 
 // report logs a failure, at once and then at intervals, and its end.
@@ -56,6 +57,11 @@ func (s *Store) report(m *managedDB, f *failures, err error, failed, recovered s
 	}
 	if err == nil {
 		f.delay.Reset()
+	}
+	if m.tenant != nil {
+		return // the fleet tells of its databases together
+	}
+	if err == nil {
 		if f.log.Recovered() {
 			m.db.Logger.Info(recovered, "db", m.db.Path()) //nolint:sloglint // a constant of the caller
 		}
@@ -109,6 +115,9 @@ func (s *Store) runUpload(ctx context.Context, m *managedDB) {
 	} else if n, _ := m.db.stage.pending(); n > 0 {
 		s.sched.at(time.Now().Add(r.SyncInterval), m, taskUpload)
 	}
+	if m.tenant != nil {
+		m.tenant.uploaded(err)
+	}
 }
 
 // contacted schedules what follows the first contact with the storage: the
@@ -119,7 +128,9 @@ func (s *Store) contacted(m *managedDB) {
 	if m.db.MonitorInterval > 0 {
 		s.sched.at(now, m, taskSync)
 	}
-	s.scheduleLevel(m, 1)
+	if m.tenant == nil {
+		s.scheduleLevel(m, 1)
+	}
 }
 
 // uploaded is told of each level-0 file that the storage acknowledged.

@@ -1,0 +1,93 @@
+package litestream
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// AddDB begins to replicate one more database while the store is open.
+func (s *Store) AddDB(ctx context.Context, db *DB) error {
+	if !s.isOpen() {
+		return fmt.Errorf("add database %s: store: %w", db.Path(), os.ErrClosed)
+	}
+	m, err := s.manage(ctx, db)
+	if err != nil {
+		return err
+	}
+	s.start(m)
+	return nil
+}
+
+// RemoveDB syncs a database a last time and stops replicating it. Its replica
+// stays. The database is let go whatever the error says of the last sync. One
+// that the store does not have is os.ErrNotExist.
+func (s *Store) RemoveDB(ctx context.Context, path string) error {
+	path = filepath.Clean(path)
+	s.mu.Lock()
+	m := s.dbs[path]
+	if m != nil && m.tenant == nil {
+		delete(s.dbs, path)
+	} else {
+		m = nil
+	}
+	s.mu.Unlock()
+	if m == nil {
+		return fmt.Errorf("remove database %s: %w", path, os.ErrNotExist)
+	}
+	return s.shutdown(ctx, m)
+}
+
+func (s *Store) isOpen() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open
+}
+
+// tenantEvents is told how the tasks of a database that was found by pattern
+// end. The calls of one database may overlap.
+type tenantEvents interface {
+	// synced follows a look, uploaded an attempt to send what is staged.
+	synced(err error)
+	uploaded(err error)
+}
+
+// addTenant takes a database found by pattern into the store, without any task.
+func (s *Store) addTenant(db *DB, shared *sharedState, events tenantEvents) (*managedDB, error) {
+	m := s.newManaged(db)
+	m.tenant = events
+	s.mu.Lock()
+	other := s.dbs[db.Path()]
+	open := s.open
+	if other == nil && open {
+		s.dbs[db.Path()] = m
+	}
+	s.mu.Unlock()
+	switch {
+	case !open:
+		return nil, fmt.Errorf("add database %s: store: %w", db.Path(), os.ErrClosed)
+	case other != nil:
+		return nil, fmt.Errorf("database %s is replicated already", db.Path())
+	}
+	s.share(m, shared)
+	return m, nil
+}
+
+// dropTenant ends all tasks of a database found by pattern. One that runs goes
+// on to its end.
+func (s *Store) dropTenant(m *managedDB) {
+	s.sched.remove(m)
+	s.mu.Lock()
+	if s.dbs[m.db.Path()] == m {
+		delete(s.dbs, m.db.Path())
+	}
+	s.mu.Unlock()
+}
+
+// look schedules a look at a database at once, and with it the ones to come.
+func (s *Store) look(m *managedDB) { s.sched.at(time.Now(), m, taskSync) }
+
+// contact schedules the first contact with the storage; a look follows it.
+func (s *Store) contact(m *managedDB) { s.sched.at(time.Now(), m, taskUpload) }
