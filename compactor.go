@@ -253,16 +253,19 @@ func (c *Compactor) limits() compactionLimits {
 
 // findBridge lists the other levels for files that cover a gap.
 func (c *Compactor) findBridge(ctx context.Context, dstLevel int, gap txidRange) ([]*ltx.FileInfo, error) {
-	var others []*ltx.FileInfo
+	var levels []int
 	for level := MaxCompactionLevel; level >= 0; level-- {
-		if level == dstLevel || level == dstLevel-1 {
-			continue
+		if level != dstLevel && level != dstLevel-1 {
+			levels = append(levels, level)
 		}
-		infos, err := c.list(ctx, level)
-		if err != nil {
-			return nil, err
-		}
-		others = append(others, infos...)
+	}
+	byLevel, err := c.listLevels(ctx, levels)
+	if err != nil {
+		return nil, err
+	}
+	var others []*ltx.FileInfo
+	for _, level := range levels {
+		others = append(others, byLevel[level]...)
 	}
 	return bridgeGap(others, gap), nil
 }

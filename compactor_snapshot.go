@@ -39,7 +39,7 @@ func (c *Compactor) SnapshotDue(ctx context.Context, pos ltx.TXID, interval time
 // NewestSnapshot returns the snapshot with the highest TXID, nil if there is
 // none. It lists the snapshots at first use.
 func (c *Compactor) NewestSnapshot(ctx context.Context) (*ltx.FileInfo, error) {
-	if err := c.loadLevel(ctx, SnapshotLevel); err != nil {
+	if err := c.loadLevels(ctx, []int{SnapshotLevel}); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()

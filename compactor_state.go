@@ -3,6 +3,7 @@ package litestream
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -126,36 +127,38 @@ func compareSpans(a, b span) int {
 }
 
 // load lists what is not known yet of a level, of those above it that are
-// configured, and of the snapshots. The highest comes first, because it tells
-// how much of the one below has to be kept.
+// configured, and of the snapshots.
 func (c *Compactor) load(ctx context.Context, level int) error {
-	if err := c.loadLevel(ctx, SnapshotLevel); err != nil {
-		return err
-	}
+	levels := []int{SnapshotLevel}
 	for l := c.Levels.MaxLevel(); l >= level; l-- {
-		if err := c.loadLevel(ctx, l); err != nil {
-			return err
-		}
+		levels = append(levels, l)
 	}
-	return nil
+	return c.loadLevels(ctx, levels)
 }
 
-func (c *Compactor) loadLevel(ctx context.Context, level int) error {
+// loadLevels lists those of levels that are not known yet. The highest is to
+// come first, because it tells how much of the one below has to be kept.
+func (c *Compactor) loadLevels(ctx context.Context, levels []int) error {
 	c.mu.Lock()
-	loaded, generation := c.state[level].loaded, c.generation
+	generation := c.generation
+	levels = slices.DeleteFunc(levels, func(l int) bool { return c.state[l].loaded })
 	c.mu.Unlock()
-	if loaded {
-		return nil
-	}
-	infos, err := c.list(ctx, level)
+	byLevel, err := c.listLevels(ctx, levels)
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if generation != c.generation {
-		return fmt.Errorf("list level %d: replica changed meanwhile", level)
+		return errors.New("list levels: replica changed meanwhile")
 	}
+	for _, level := range levels {
+		c.setLevelLocked(level, byLevel[level])
+	}
+	return nil
+}
+
+func (c *Compactor) setLevelLocked(level int, infos []*ltx.FileInfo) {
 	for _, info := range infos {
 		if !c.knowsLocked(info) {
 			c.addLocked(info)
@@ -166,7 +169,6 @@ func (c *Compactor) loadLevel(ctx context.Context, level int) error {
 	if level == 0 {
 		c.pruneLocked(1)
 	}
-	return nil
 }
 
 // knowsLocked reports whether a listed file was noted before.
@@ -174,6 +176,27 @@ func (c *Compactor) knowsLocked(info *ltx.FileInfo) bool {
 	st, s := &c.state[info.Level], spanOf(info)
 	_, ok := slices.BinarySearchFunc(st.files, s, compareSpans)
 	return ok
+}
+
+// listLevels returns the files of levels, by level: with one request where the
+// storage can and they are more than one. The others may be there or not.
+func (c *Compactor) listLevels(ctx context.Context, levels []int) (byLevel [SnapshotLevel + 1][]*ltx.FileInfo, err error) {
+	if t, ok := c.client.(TreeLister); ok && len(levels) > 1 {
+		infos, err := t.LTXTree(ctx)
+		if err != nil {
+			return byLevel, fmt.Errorf("list all levels: %w", err)
+		}
+		for _, info := range infos {
+			byLevel[info.Level] = append(byLevel[info.Level], info)
+		}
+		return byLevel, nil
+	}
+	for _, level := range levels {
+		if byLevel[level], err = c.list(ctx, level); err != nil {
+			return byLevel, err
+		}
+	}
+	return byLevel, nil
 }
 
 // list returns the files of one level with the times that cost nothing extra.

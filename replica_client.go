@@ -62,6 +62,38 @@ type Prefixer interface {
 	WithPrefix(path string) ReplicaClient
 }
 
+// TreeLister is implemented by clients that list all levels of a database with
+// one request: what is asked of a database that nothing is known of.
+type TreeLister interface {
+	// LTXTree lists the files of the levels 0 to SnapshotLevel in ascending
+	// order of level, MinTXID and MaxTXID. As in LTXFiles, other names are
+	// skipped, a missing folder is empty, a missing bucket is an error, and
+	// CreatedAt may be the time of upload.
+	LTXTree(ctx context.Context) ([]*ltx.FileInfo, error)
+}
+
+// MaxObjectSize is the size in bytes of the largest object of an ObjectClient.
+const MaxObjectSize = 1 << 20
+
+// ObjectClient is implemented by clients that keep small named objects beside
+// the LTX files, below the same path. A name is a relative path in the sense
+// of fs.ValidPath. Other than with LTX files, an empty path and "." stand for
+// the whole of a bucket, so that "a" is the object a there.
+type ObjectClient interface {
+	// ReadObject returns an object of at most MaxObjectSize bytes. A missing
+	// one satisfies errors.Is(err, fs.ErrNotExist).
+	ReadObject(ctx context.Context, name string) ([]byte, error)
+
+	// WriteObject stores an object, whole or not at all. If exclusive is set it
+	// replaces none: the refusal satisfies errors.Is(err, fs.ErrExist). After
+	// a lost answer the object that is there may be the caller's own.
+	WriteObject(ctx context.Context, name string, data []byte, exclusive bool) error
+
+	// Empty reports whether nothing at all lies below the path: no file of any
+	// database, and nothing of anybody else.
+	Empty(ctx context.Context) (bool, error)
+}
+
 // FilePermissions are the mode and owner of the files and folders that a local
 // replica makes. They follow the database's, so that who may read it may read
 // its backup (compat.md section 4.1).

@@ -194,6 +194,13 @@ func (db *DB) adopt(p positions, identity [32]byte) error {
 // newestTXID returns the newest TXID on the storage: of level 0, or of the
 // other levels if level 0 is empty. Zero means that there is nothing.
 func (r *Replica) newestTXID(ctx context.Context) (ltx.TXID, error) {
+	if t, ok := r.Client.(TreeLister); ok {
+		infos, err := t.LTXTree(ctx)
+		if err != nil {
+			return 0, fmt.Errorf("list all levels: %w", err)
+		}
+		return newestInTree(infos), nil
+	}
 	newest, err := r.newestOfLevel(ctx, 0)
 	if err != nil || newest > 0 {
 		return newest, err
@@ -206,6 +213,17 @@ func (r *Replica) newestTXID(ctx context.Context) (ltx.TXID, error) {
 		newest = max(newest, n)
 	}
 	return newest, nil
+}
+
+// newestInTree is newestTXID of a listing in which the levels ascend.
+func newestInTree(infos []*ltx.FileInfo) (newest ltx.TXID) {
+	for _, info := range infos {
+		if info.Level > 0 && infos[0].Level == 0 {
+			break
+		}
+		newest = max(newest, info.MaxTXID)
+	}
+	return newest
 }
 
 func (r *Replica) newestOfLevel(ctx context.Context, level int) (_ ltx.TXID, err error) {

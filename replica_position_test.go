@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/superfly/ltx"
 
@@ -268,6 +269,61 @@ func TestReplica_MetadataDeleted(t *testing.T) {
 				rows++
 			}
 			wantRows(t, client, rows)
+		})
+	}
+}
+
+// levelLister hides what a client can do beyond litestream.ReplicaClient.
+type levelLister struct{ litestream.ReplicaClient }
+
+// The first contact costs one listing where the storage lists all levels at
+// once; elsewhere, one if level 0 holds anything, and one per level if not.
+func TestReplica_FirstContact(t *testing.T) {
+	type file struct {
+		level    int
+		min, max ltx.TXID
+	}
+	for _, tt := range []struct {
+		name      string
+		files     []file
+		want      ltx.TXID
+		wantLists int // of a client that lists single levels
+	}{
+		{"empty", nil, 0, 10},
+		{"level 0", []file{{0, 1, 1}, {0, 2, 2}}, 2, 1},
+		{"level 0 counts first", []file{{0, 3, 3}, {1, 1, 7}, {9, 1, 9}}, 3, 1},
+		{"other levels", []file{{1, 1, 4}, {2, 1, 6}, {2, 5, 5}, {9, 1, 3}}, 6, 10},
+		{"snapshots", []file{{9, 1, 3}, {9, 1, 8}}, 8, 10},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			mem := testutil.NewMemClient()
+			for _, f := range tt.files {
+				mem.Put(f.level, f.min, f.max, []byte("x"), time.Now())
+			}
+			for name, c := range map[string]struct {
+				client litestream.ReplicaClient
+				lists  int
+			}{
+				"tree": {mem, 1}, "levels": {levelLister{mem}, tt.wantLists},
+			} {
+				path := filepath.Join(t.TempDir(), "db")
+				appWith(t, path, 1)
+				mem.ResetCounts()
+				db := inMemory(t, path, c.client)
+				mem.Fail = func(op string, _ int, _, _ ltx.TXID) error {
+					if op == testutil.OpWrite || op == testutil.OpWriteExclusive {
+						return errors.New("away")
+					}
+					return nil
+				}
+				_ = db.Replica.Sync(context.Background())
+				if got := db.Replica.Pos().TXID; got != tt.want {
+					t.Errorf("%s: position %s, want %s", name, got, tt.want)
+				}
+				if got := mem.Count(testutil.OpList); got != c.lists {
+					t.Errorf("%s: %d lists, want %d", name, got, c.lists)
+				}
+			}
 		})
 	}
 }

@@ -63,13 +63,11 @@ func (c *Compactor) EnforceSnapshotRetention(ctx context.Context) (n int, err er
 	files := infosOf(0, c.state[0].files)
 	files = append(files, infosOf(SnapshotLevel, c.state[SnapshotLevel].files)...)
 	c.mu.Unlock()
-	for level := MaxCompactionLevel; level > 0; level-- {
-		infos, err := c.listForRetention(ctx, level)
-		if err != nil {
-			return 0, err
-		}
-		files = append(files, infos...)
+	above, err := c.listForRetention(ctx)
+	if err != nil {
+		return 0, err
 	}
+	files = append(files, above...)
 
 	remove := snapshotRetention{
 		files:       files,
@@ -107,23 +105,28 @@ func (c *Compactor) mayExpire() bool {
 	return snapshots[n].createdAt <= horizon.UnixMilli()
 }
 
-// listForRetention lists a level, unless it is not configured and was found
-// empty before.
-func (c *Compactor) listForRetention(ctx context.Context, level int) ([]*ltx.FileInfo, error) {
+// listForRetention lists the levels between 0 and the snapshots, except those
+// that are not configured and were found empty before.
+func (c *Compactor) listForRetention(ctx context.Context) (files []*ltx.FileInfo, err error) {
+	var levels []int
 	c.mu.Lock()
-	empty := c.empty[level]
-	c.mu.Unlock()
-	if empty {
-		return nil, nil
+	for level := MaxCompactionLevel; level > 0; level-- {
+		if !c.empty[level] {
+			levels = append(levels, level)
+		}
 	}
-	infos, err := c.list(ctx, level)
+	c.mu.Unlock()
+	byLevel, err := c.listLevels(ctx, levels)
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
-	c.empty[level] = len(infos) == 0 && c.Levels.Level(level) == nil
-	c.mu.Unlock()
-	return infos, nil
+	defer c.mu.Unlock()
+	for _, level := range levels {
+		files = append(files, byLevel[level]...)
+		c.empty[level] = len(byLevel[level]) == 0 && c.Levels.Level(level) == nil
+	}
+	return files, nil
 }
 
 // remove deletes files in their order and returns how many are gone. What it

@@ -41,6 +41,9 @@ var (
 	_ litestream.ExclusiveWriter  = (*ReplicaClient)(nil)
 	_ litestream.Prefixer         = (*ReplicaClient)(nil)
 	_ litestream.PermissionSetter = (*ReplicaClient)(nil)
+	_ litestream.Locator          = (*ReplicaClient)(nil)
+	_ litestream.TreeLister       = (*ReplicaClient)(nil)
+	_ litestream.ObjectClient     = (*ReplicaClient)(nil)
 )
 
 // ReplicaClient stores the LTX files of one database below one folder. It is
@@ -109,6 +112,39 @@ func (c *ReplicaClient) LTXFiles(ctx context.Context, level int, seek ltx.TXID, 
 	if err := ctx.Err(); err != nil {
 		return nil, c.fail("list", levelKey(level), err)
 	}
+	infos, err := c.list(level, seek)
+	if err != nil {
+		return nil, err
+	}
+	return ltx.NewFileInfoSliceIterator(infos), nil
+}
+
+// LTXTree lists all levels: the folder ltx, and those of the levels in it.
+func (c *ReplicaClient) LTXTree(ctx context.Context) ([]*ltx.FileInfo, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, c.fail("list", ltxDir, err)
+	}
+	entries, err := os.ReadDir(filepath.Join(c.path, ltxDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, c.fail("list", ltxDir, err)
+	}
+	var all []*ltx.FileInfo
+	for _, entry := range entries { // by name, so that the levels ascend
+		name := entry.Name()
+		if len(name) != 1 || name[0] < '0' || name[0] > '0'+litestream.SnapshotLevel {
+			continue
+		}
+		infos, err := c.list(int(name[0]-'0'), 0)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, infos...)
+	}
+	return all, nil
+}
+
+// list reads the folder of a level, whose names sort like the TXIDs in them.
+func (c *ReplicaClient) list(level int, seek ltx.TXID) ([]*ltx.FileInfo, error) {
 	entries, err := os.ReadDir(c.levelDir(level))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, c.fail("list", levelKey(level), err)
@@ -134,7 +170,7 @@ func (c *ReplicaClient) LTXFiles(ctx context.Context, level int, seek ltx.TXID, 
 			CreatedAt: fi.ModTime().UTC(),
 		})
 	}
-	return ltx.NewFileInfoSliceIterator(infos), nil
+	return infos, nil
 }
 
 // OpenLTXFile reads size bytes of a file from offset on, or all that follow if

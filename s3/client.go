@@ -42,6 +42,8 @@ var (
 	_ litestream.Prefixer         = (*ReplicaClient)(nil)
 	_ litestream.ObservableClient = (*ReplicaClient)(nil)
 	_ litestream.Locator          = (*ReplicaClient)(nil)
+	_ litestream.TreeLister       = (*ReplicaClient)(nil)
+	_ litestream.ObjectClient     = (*ReplicaClient)(nil)
 )
 
 // ReplicaClient stores the LTX files of one database below one prefix of a

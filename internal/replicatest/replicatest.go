@@ -77,6 +77,13 @@ func Run(t *testing.T, newClient NewFunc, opts Options) {
 		{"Sizes", testSizes},
 		{"Prefix", testPrefix},
 		{"Concurrent", testConcurrent},
+		{"Tree", testTree},
+		{"TreePaging", testTreePaging},
+		{"TreePrefix", testTreePrefix},
+		{"Objects", testObjects},
+		{"ObjectErrors", testObjectErrors},
+		{"ObjectRace", testObjectRace},
+		{"ObjectsEmpty", testObjectsEmpty},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, newClient, opts) })
 	}

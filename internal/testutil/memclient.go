@@ -2,11 +2,13 @@ package testutil
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,7 +24,14 @@ const (
 	OpWriteExclusive = "write-exclusive"
 	OpDelete         = "delete"
 	OpDeleteAll      = "delete-all"
+	OpReadObject     = "read-object"
+	OpWriteObject    = "write-object"
+	OpEmpty          = "empty"
 )
+
+// AllLevels is the level that hooks are given of an operation that belongs to
+// no single one: OpList of the whole tree, and those on named objects.
+const AllLevels = -1
 
 // Hook is asked about one operation. A list passes its seek as minTXID; a
 // delete asks once per file. An error is returned to the caller of the
@@ -30,9 +39,9 @@ const (
 type Hook func(op string, level int, minTXID, maxTXID ltx.TXID) error
 
 // MemClient is a replica in memory. It has the methods of
-// litestream.ReplicaClient and of its ExclusiveWriter, which it must not name:
-// the root package's own tests use it. It is safe for concurrent use; the
-// fields are set before the first operation.
+// litestream.ReplicaClient and of its ExclusiveWriter, TreeLister and
+// ObjectClient, which it must not name: the root package's own tests use it. It
+// is safe for concurrent use; the fields are set before the first operation.
 type MemClient struct {
 	// Fail is called before each operation. After an error nothing is done.
 	Fail Hook
@@ -46,6 +55,7 @@ type MemClient struct {
 
 	mu       sync.Mutex // guards the fields below; not held while hooks run
 	objects  map[objectKey]object
+	named    map[string][]byte
 	counts   map[string]int
 	sent     int64
 	received int64
@@ -65,7 +75,9 @@ type object struct {
 
 // NewMemClient returns an empty replica.
 func NewMemClient() *MemClient {
-	return &MemClient{objects: make(map[objectKey]object), counts: make(map[string]int)}
+	return &MemClient{
+		objects: make(map[objectKey]object), named: make(map[string][]byte), counts: make(map[string]int),
+	}
 }
 
 // Type returns "mem".
@@ -86,10 +98,35 @@ func (c *MemClient) LTXFiles(ctx context.Context, level int, seek ltx.TXID, useM
 	if err := c.begin(ctx, OpList, key); err != nil {
 		return nil, err
 	}
-	var infos []*ltx.FileInfo
+	infos := c.list(useMetadata, func(k objectKey) bool { return k.level == level && k.min >= seek })
+	if err := c.end(OpList, key); err != nil {
+		return nil, err
+	}
+	return ltx.NewFileInfoSliceIterator(infos), nil // it sorts
+}
+
+// LTXTree lists all levels. It counts as one OpList, of AllLevels.
+func (c *MemClient) LTXTree(ctx context.Context) ([]*ltx.FileInfo, error) {
+	key := objectKey{level: AllLevels}
+	if err := c.begin(ctx, OpList, key); err != nil {
+		return nil, err
+	}
+	infos := c.list(false, func(objectKey) bool { return true })
+	slices.SortFunc(infos, func(a, b *ltx.FileInfo) int {
+		return cmp.Or(cmp.Compare(a.Level, b.Level), cmp.Compare(a.MinTXID, b.MinTXID), cmp.Compare(a.MaxTXID, b.MaxTXID))
+	})
+	if err := c.end(OpList, key); err != nil {
+		return nil, err
+	}
+	return infos, nil
+}
+
+// list returns the files that are wanted, in no order.
+func (c *MemClient) list(useMetadata bool, want func(k objectKey) bool) (infos []*ltx.FileInfo) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	for k, o := range c.objects {
-		if k.level != level || k.min < seek {
+		if !want(k) {
 			continue
 		}
 		info := k.info(o)
@@ -98,11 +135,7 @@ func (c *MemClient) LTXFiles(ctx context.Context, level int, seek ltx.TXID, useM
 		}
 		infos = append(infos, info)
 	}
-	c.mu.Unlock()
-	if err := c.end(OpList, key); err != nil {
-		return nil, err
-	}
-	return ltx.NewFileInfoSliceIterator(infos), nil // it sorts
+	return infos
 }
 
 // OpenLTXFile reads a file from offset on, size bytes or all.
