@@ -13,7 +13,8 @@ type Metrics struct {
 	ckptN, ckptErrorN, ckptSeconds *prometheus.CounterVec
 	captureN                       *prometheus.CounterVec
 	auditFailures                  prometheus.Counter
-	opN, opBytes, opErrorN         *prometheus.CounterVec
+	opN, opBytes                   *prometheus.CounterVec
+	opErrorN                       *boundedCounter // what a service answers could be anything
 	opSeconds                      *prometheus.HistogramVec
 }
 
@@ -31,7 +32,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m.captureN = counter("capture_count", "Captures by kind (tail, diff, full, none) and by the reason of a diff.", "kind", "reason")
 	m.opN = counter("replica_operation_total", "Requests to the replica's storage.", "replica_type", "operation")
 	m.opBytes = counter("replica_operation_bytes", "Bytes moved to and from the replica's storage.", "replica_type", "operation")
-	m.opErrorN = counter("replica_operation_errors_total", "Requests that failed.", "replica_type", "operation", "code")
+	m.opErrorN = &boundedCounter{
+		vec: counter("replica_operation_errors_total", "Requests that failed.", "replica_type", "operation", "code"),
+	}
 	m.opSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "litestream_replica_operation_duration_seconds", Help: "Duration of requests.",
 		Buckets: []float64{.01, .05, .1, .5, 1, 5, 10, 30, 60},
@@ -51,6 +54,6 @@ func (m *Metrics) ObserveOperation(replicaType, op string, bytes int64, d time.D
 	}
 	m.opSeconds.WithLabelValues(replicaType, op).Observe(d.Seconds())
 	if code != "" {
-		m.opErrorN.WithLabelValues(replicaType, op, code).Inc()
+		m.opErrorN.inc(replicaType, op, code)
 	}
 }

@@ -1,0 +1,39 @@
+package litestream
+
+import "time"
+
+// SetSource says where the state of a fleet is asked for.
+func (m *AggregatedMetrics) SetSource(source func() FleetStats) { m.setSource(source) }
+
+// CountFailure counts a failure of the fleet.
+func (m *AggregatedMetrics) CountFailure(reason string) { m.failed(reason) }
+
+// EveryEvent tells m of one event of each kind.
+func EveryEvent(m *AggregatedMetrics) {
+	m.promoted()
+	m.demoted()
+	m.captured("full", "no-cursor")
+	m.captured("tail", "")
+	m.walBytes(4120)
+	m.walBytes(-1)
+	m.replicated(1500*time.Millisecond, 300)
+	m.replicated(-time.Hour, -1)
+	m.scanned(200*time.Millisecond, scanStats{
+		End: time.UnixMilli(1_700_000_000_500), Files: 100, New: 3, Changed: 2, Deleted: 1, Skipped: 4, Errors: 5, Unmatched: 6,
+	})
+	m.poolWait("monitor", time.Millisecond)
+	m.held()
+	m.pinned()
+	m.auditFailed()
+	m.maintained("compact", "ok")
+	m.failed("locked")
+}
+
+// CountCapture counts a capture of the fleet.
+func (m *AggregatedMetrics) CountCapture(reason string) { m.captured("diff", reason) }
+
+// CountMaintenance counts an action of the fleet's maintenance.
+func (m *AggregatedMetrics) CountMaintenance(kind string) { m.maintained(kind, "ok") }
+
+// Wait records a wait in front of a pool.
+func (m *AggregatedMetrics) Wait(pool string) { m.poolWait(pool, 0) }
