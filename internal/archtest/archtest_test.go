@@ -24,7 +24,8 @@ const (
 // Layers; a package imports only packages of a smaller one. Test files are
 // free, except that they obey Go's own rule against cycles.
 const (
-	leafLayer    = 0 // folders below internal/ that are not listed
+	baseLayer    = -1 // what leaves are built on
+	leafLayer    = 0  // folders below internal/ that are not listed
 	rootLayer    = 2
 	adapterLayer = 3 // folders below the root that are not listed
 	topLayer     = 9 // cmd/ and tests/: nothing imports them
@@ -37,10 +38,11 @@ var layerOf = map[string]int{
 	"internal/replicatest": 4, // conformance suite: uses the root
 	"internal/metamorphic": 5, // whole-system test: uses the root and adapters
 	"internal/scan":        1,
-	"internal/sqlitefile":  1, // uses wal
+	"internal/sqlitefile":  leafLayer,
 	"internal/testutil":    1, // fixtures every test may use, the root's included
 	"internal/vfs/errfs":   1,
 	"internal/vfs/memfs":   1,
+	"internal/wal":         baseLayer,
 }
 
 // mayStartGoroutines lists the owners of goroutines, as patterns of path.Match.
