@@ -84,12 +84,15 @@ type dbKnobs struct {
 type dbState struct {
 	loaded bool
 	closed bool
-	txid   ltx.TXID        // newest captured transaction; 0 is none
-	cursor wal.Cursor      // what txid covers
-	ledger *pagesum.Ledger // page checksums at txid; nil if none are held
-	handle *dbHandle       // nil while nothing is open
-	inode  wal.FileID      // of the file, claimed for this path
-	seen   sqlitefile.Fingerprint
+	// firstStaged is the first TXID whose file may lie in the staging folder
+	// of a database of a fleet.
+	firstStaged ltx.TXID
+	txid        ltx.TXID        // newest captured transaction; 0 is none
+	cursor      wal.Cursor      // what txid covers
+	ledger      *pagesum.Ledger // page checksums at txid; nil if none are held
+	handle      *dbHandle       // nil while nothing is open
+	inode       wal.FileID      // of the file, claimed for this path
+	seen        sqlitefile.Fingerprint
 	// leftover is the log of a file that was replaced, while it lies unchanged
 	// beside the new one.
 	leftover wal.Print
@@ -144,7 +147,12 @@ func (db *DB) MetaPath() string { return db.metaPath }
 func (db *DB) SetMetaPath(path string) { db.metaPath = path }
 
 // L0Dir returns the folder of the local level-0 files.
-func (db *DB) L0Dir() string { return filepath.Join(db.metaPath, "ltx", "0") }
+func (db *DB) L0Dir() string {
+	if db.tenant != nil {
+		return db.metaPath
+	}
+	return filepath.Join(db.metaPath, "ltx", "0")
+}
 
 // LedgerPath returns the file of the page ledger.
 func (db *DB) LedgerPath() string { return LedgerPath(db.metaPath) }
@@ -193,6 +201,9 @@ func (db *DB) Close(ctx context.Context) error {
 		return err
 	}
 	defer db.release()
+	if db.tenant != nil {
+		return db.abandon()
+	}
 	db.st.closed = true
 	err := db.closeHandle(true)
 	if db.st.ledger != nil {
@@ -232,8 +243,12 @@ func (db *DB) ltxDir() ltxfile.Dir {
 }
 
 // permissions are those of the database, for the files that hold its content.
+// Those of a fleet lie in a folder of our own, away from the database.
 func (db *DB) permissions() FilePermissions {
 	p := FilePermissions{Mode: 0o600, DirMode: 0o700, UID: -1, GID: -1}
+	if db.tenant != nil {
+		return p
+	}
 	if st, err := os.Stat(db.path); err == nil {
 		p.Mode = st.Mode().Perm()
 		p.UID, p.GID = fileOwner(st.Sys())

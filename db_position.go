@@ -23,6 +23,9 @@ func (db *DB) load() error {
 	if db.st.loaded {
 		return nil
 	}
+	if db.tenant != nil {
+		return db.seedUnconfirmed(0, nil)
+	}
 	if err := ltxfile.CleanTemp(db.metaPath); err != nil {
 		return fmt.Errorf("clean metadata directory: %w", err)
 	}

@@ -101,6 +101,9 @@ func (s *sharedState) ledgerBudget() *pagesum.Budget {
 // metaMode is the mode of the metadata directory: that of the database's
 // folder (compat.md section 4.1).
 func (db *DB) metaMode() os.FileMode {
+	if db.tenant != nil {
+		return 0o700
+	}
 	if st, err := os.Stat(filepath.Dir(db.path)); err == nil {
 		return st.Mode().Perm()
 	}

@@ -134,7 +134,7 @@ func (db *DB) ready() error {
 	if err := db.load(); err != nil {
 		return err
 	}
-	if db.Replica != nil && db.st.txid == 0 && !db.Replica.asked() {
+	if db.awaitsReplica() {
 		return errAwaitReplica
 	}
 	if l := db.st.ledger; l != nil && l.Header().TXID != db.st.txid {
@@ -147,6 +147,21 @@ func (db *DB) ready() error {
 		return errSuspended
 	}
 	return nil
+}
+
+// awaitsReplica reports whether the storage has to be asked first which position
+// the next capture follows. What is staged of a database of a fleet is worth
+// nothing to a later process, so that one waits for the answer; others wait
+// only where nothing is known here, and only for the attempt.
+func (db *DB) awaitsReplica() bool {
+	switch {
+	case db.Replica == nil:
+		return false
+	case db.tenant != nil:
+		return !db.Replica.knows()
+	default:
+		return db.st.txid == 0 && !db.Replica.asked()
+	}
 }
 
 // letGo releases the file of a database that has nothing to capture.

@@ -95,6 +95,22 @@ func (r *Replica) stopAsking() {
 	r.mu.Unlock()
 }
 
+// trust takes the position that the database was given for the storage's own:
+// the storage is not asked.
+func (r *Replica) trust() {
+	r.mu.Lock()
+	r.tried, r.positioned = true, true
+	r.mu.Unlock()
+}
+
+// knows reports whether the database's position was brought in line with the
+// storage's.
+func (r *Replica) knows() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.positioned
+}
+
 // LastSyncAt returns when everything that was staged had last been acknowledged.
 func (r *Replica) LastSyncAt() time.Time {
 	r.mu.Lock()
@@ -193,6 +209,9 @@ func (r *Replica) upload(ctx context.Context, f stagedFile) error {
 	r.db.stage.ack(f.TXID)
 	if r.onUploaded != nil {
 		r.onUploaded(info)
+	}
+	if err := r.db.sent(f.TXID); err != nil {
+		r.Logger.Warn("remove a sent file", "db", r.db.path, "error", err)
 	}
 	return nil
 }

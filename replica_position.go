@@ -30,6 +30,9 @@ type positions struct {
 	captured           ltx.TXID // what the next capture follows
 	localMin, localMax ltx.TXID // contiguous local files
 	remote             ltx.TXID // newest TXID on the storage, on any level
+	// acked is the newest TXID that the storage is known to have acknowledged,
+	// before this process or in it; 0 where that is not known.
+	acked ltx.TXID
 	// same says that the local and the storage's file at remote are equal.
 	same bool
 }
@@ -37,6 +40,8 @@ type positions struct {
 // decideTakeover settles who goes on from where (compat.md section 8.2).
 func decideTakeover(p positions) takeover {
 	switch {
+	case p.acked > 0 && p.remote == p.acked && (p.captured == p.acked || p.localMin <= p.acked+1 && p.localMax == p.captured):
+		return takeoverSend
 	case p.remote == 0 && p.captured > 0 && (p.localMin != 1 || p.localMax != p.captured):
 		return takeoverRestart
 	case p.remote == 0:
@@ -94,6 +99,9 @@ func (r *Replica) reposition(ctx context.Context) error {
 		return err
 	}
 	p := positions{captured: r.db.st.txid, remote: remote, same: same}
+	if r.db.tenant != nil {
+		p.acked = r.db.stage.ackedTXID()
+	}
 	if len(files) > 0 {
 		p.localMin, p.localMax = files[0].TXID, files[len(files)-1].TXID
 	}
@@ -174,6 +182,7 @@ func (r *Replica) takeOver(t takeover, p positions, files []stagedFile) error {
 		return fmt.Errorf("remove local ltx files: %w", err)
 	}
 	db.stage.reset(p.remote, nil)
+	db.st.firstStaged = p.remote + 1
 	return nil
 }
 

@@ -1,0 +1,41 @@
+package litestream
+
+import (
+	"context"
+
+	"github.com/superfly/ltx"
+)
+
+// TenantPosition is what Detach returns.
+type TenantPosition = tenantPosition
+
+// ErrNotCovered is the answer of Detach while something is not acknowledged.
+var ErrNotCovered = errNotCovered
+
+// SweepStaging calls sweepStaging.
+var SweepStaging = sweepStaging
+
+// NewTenantDB returns a database of a fleet whose state lies in stateDir.
+func NewTenantDB(path, stateDir string) *DB {
+	return newTenantDB(path, &tenantMode{stateDir: stateDir})
+}
+
+// Seed calls seed.
+func (db *DB) Seed(txid ltx.TXID, ledger []byte) error { return db.seed(txid, ledger) }
+
+// SeedEmpty calls seedEmpty.
+func (db *DB) SeedEmpty() error { return db.seedEmpty() }
+
+// SeedUnconfirmed calls seedUnconfirmed.
+func (db *DB) SeedUnconfirmed(txid ltx.TXID, ledger []byte) error {
+	return db.seedUnconfirmed(txid, ledger)
+}
+
+// Position calls position.
+func (db *DB) Position(ctx context.Context) (TenantPosition, error) { return db.position(ctx) }
+
+// Detach calls detach.
+func (db *DB) Detach(ctx context.Context) (TenantPosition, error) { return db.detach(ctx) }
+
+// Demotable calls demotable.
+func (db *DB) Demotable() bool { return db.demotable() }
