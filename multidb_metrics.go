@@ -29,12 +29,11 @@ type AggregatedMetrics struct {
 	fleet *fleetCollector
 
 	promotions, demotions, walN, replicatedN prometheus.Counter
-	holds, pins, auditFailures               prometheus.Counter
+	auditFailures                            prometheus.Counter
 	scanNew, scanChanged, scanDeleted        prometheus.Counter
 	scanFiles, scanSkipped, scanErrors       prometheus.Gauge
 	scanUnmatched, scanEnd                   prometheus.Gauge
 	lag, scanSeconds                         prometheus.Histogram
-	waits                                    *prometheus.HistogramVec
 	captureN, maintenanceN, failureN         *boundedCounter
 }
 
@@ -66,12 +65,7 @@ func NewAggregatedMetrics(reg prometheus.Registerer, labelCap int) *AggregatedMe
 		Help:    "Time from a change to the acknowledgement of its upload.",
 		Buckets: []float64{.1, .25, .5, 1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 900, 3600},
 	})
-	m.waits = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    multiDBPrefix + "pool_wait_seconds",
-		Help:    "Time that work waited for a worker or a connection.",
-		Buckets: []float64{.001, .01, .1, 1, 10, 60},
-	}, []string{"pool"})
-	reg.MustRegister(m.lag, m.waits)
+	reg.MustRegister(m.lag)
 	return m
 }
 
@@ -90,8 +84,6 @@ func (m *AggregatedMetrics) makeCounters(reg prometheus.Registerer) {
 	m.demotions = counter("demotions_total", "Databases that became cold.")
 	m.walN = counter("wal_bytes_total", "Bytes of write-ahead log turned into LTX files.")
 	m.replicatedN = counter("replicated_bytes_total", "Bytes of LTX files whose upload was acknowledged, without those of maintenance.")
-	m.holds = counter("connection_holds_total", "Databases whose connection began to be held open, for the cost of their diffs.")
-	m.pins = counter("pins_total", "Databases whose log began to be pinned, for the cost of their diffs.")
 	m.auditFailures = counter("audit_failures_total", "Snapshots that found a page that differs from what was replicated.")
 	m.captureN = bounded("captures_total", "Captures by kind (tail, diff, snapshot, none) and by why it was no tail.", "kind", "reason")
 	m.maintenanceN = bounded("maintenance_actions_total", "Actions of maintenance by kind and result.", "kind", "result")
@@ -192,28 +184,6 @@ func (m *AggregatedMetrics) scanned(d time.Duration, st scanStats) {
 	m.scanNew.Add(float64(st.New))
 	m.scanChanged.Add(float64(st.Changed))
 	m.scanDeleted.Add(float64(st.Deleted))
-}
-
-// poolWait records how long something waited in front of a pool, whose name is
-// one of a few.
-func (m *AggregatedMetrics) poolWait(pool string, d time.Duration) {
-	if m != nil {
-		m.waits.WithLabelValues(pool).Observe(d.Seconds())
-	}
-}
-
-// held counts a database whose connection is held open from now on.
-func (m *AggregatedMetrics) held() {
-	if m != nil {
-		m.holds.Inc()
-	}
-}
-
-// pinned counts a database whose log is pinned from now on.
-func (m *AggregatedMetrics) pinned() {
-	if m != nil {
-		m.pins.Inc()
-	}
 }
 
 // auditFailed counts a snapshot that found a page which differs from what was

@@ -21,9 +21,6 @@ func EveryEvent(m *AggregatedMetrics) {
 	m.scanned(200*time.Millisecond, scanStats{
 		End: time.UnixMilli(1_700_000_000_500), Files: 100, New: 3, Changed: 2, Deleted: 1, Skipped: 4, Errors: 5, Unmatched: 6,
 	})
-	m.poolWait("monitor", time.Millisecond)
-	m.held()
-	m.pinned()
 	m.auditFailed()
 	m.maintained("compact", "ok")
 	m.failed("locked")
@@ -34,6 +31,3 @@ func (m *AggregatedMetrics) CountCapture(reason string) { m.captured("diff", rea
 
 // CountMaintenance counts an action of the fleet's maintenance.
 func (m *AggregatedMetrics) CountMaintenance(kind string) { m.maintained(kind, "ok") }
-
-// Wait records a wait in front of a pool.
-func (m *AggregatedMetrics) Wait(pool string) { m.poolWait(pool, 0) }

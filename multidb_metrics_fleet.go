@@ -29,7 +29,6 @@ type FleetStats struct {
 
 	Pools       map[string]FleetPool // by name
 	Connections FleetConnections
-	Pinned      int // databases whose log is pinned
 
 	StagedBytes, StagedLimit int64 // captured and not uploaded
 	TableBytes               int64 // memory of the records of all databases
@@ -55,13 +54,23 @@ type FleetPool struct {
 	Workers int // goroutines
 	Busy    int // of these, at work
 	Queued  int // tasks that wait
+
+	Started uint64        // tasks that began to run
+	Waited  time.Duration // sum over these of the time before
 }
 
-// FleetConnections is the state of the pool of SQLite connections.
+// FleetConnections is the state of the pool of SQLite connections. Limit, Open,
+// InUse and Waiting are as of now, the rest counts from the start.
 type FleetConnections struct {
-	Open, InUse, Limit         int
-	Held                       int    // of those open, held for one database
-	Waits, Timeouts, Evictions uint64 // since the start
+	Limit, Open, InUse, Waiting int
+
+	Waits     uint64 // that found no place free
+	WaitTime  time.Duration
+	Timeouts  uint64 // waits that ended without a connection
+	Evictions uint64 // of idle connections, for somebody who waited
+	Held      uint64 // databases that a connection was kept open over
+	Pinned    uint64 // read transactions that were held longer than one look
+	Leftovers uint64 // files that lay beside a database after a connection was closed
 }
 
 // FleetGroup sums up the databases of one project and database. The names are
@@ -79,38 +88,82 @@ var fleetSeries = []struct {
 	kind       prometheus.ValueType
 	value      func(*FleetStats) float64
 }{
-	{"hot_databases", "Databases that are synced all the time.", prometheus.GaugeValue,
-		func(s *FleetStats) float64 { return float64(s.Hot) }},
-	{"hot_databases_limit", "Most databases that are hot at a time.", prometheus.GaugeValue,
-		func(s *FleetStats) float64 { return float64(s.HotLimit) }},
-	{"cold_databases", "Databases that are there and not hot.", prometheus.GaugeValue,
-		func(s *FleetStats) float64 { return float64(s.Cold) }},
-	{"oldest_unreplicated_change_seconds", "Age of the oldest change that is not replicated, 0 if there is none.", prometheus.GaugeValue,
-		func(s *FleetStats) float64 { return max(0, s.OldestUnreplicated.Seconds()) }},
-	{"connections_open", "SQLite connections that are open.", prometheus.GaugeValue,
-		func(s *FleetStats) float64 { return float64(s.Connections.Open) }},
-	{"connections_in_use", "SQLite connections at work.", prometheus.GaugeValue,
-		func(s *FleetStats) float64 { return float64(s.Connections.InUse) }},
-	{"connections_limit", "Most SQLite connections at a time.", prometheus.GaugeValue,
-		func(s *FleetStats) float64 { return float64(s.Connections.Limit) }},
-	{"connections_held", "SQLite connections held open over a database whose diffs are dear.", prometheus.GaugeValue,
-		func(s *FleetStats) float64 { return float64(s.Connections.Held) }},
-	{"connection_waits_total", "Times that all SQLite connections were taken.", prometheus.CounterValue,
-		func(s *FleetStats) float64 { return float64(s.Connections.Waits) }},
-	{"connection_wait_timeouts_total", "Waits for a SQLite connection that were given up.", prometheus.CounterValue,
-		func(s *FleetStats) float64 { return float64(s.Connections.Timeouts) }},
-	{"connection_evictions_total", "Idle SQLite connections closed to make room.", prometheus.CounterValue,
-		func(s *FleetStats) float64 { return float64(s.Connections.Evictions) }},
-	{"pinned_databases", "Databases whose log is pinned.", prometheus.GaugeValue,
-		func(s *FleetStats) float64 { return float64(s.Pinned) }},
-	{"staged_bytes", "Bytes of LTX files that are captured and not uploaded.", prometheus.GaugeValue,
-		func(s *FleetStats) float64 { return float64(s.StagedBytes) }},
-	{"staged_bytes_limit", "Most bytes of LTX files that wait for their upload.", prometheus.GaugeValue,
-		func(s *FleetStats) float64 { return float64(s.StagedLimit) }},
-	{"table_bytes", "Memory of the records of all databases.", prometheus.GaugeValue,
-		func(s *FleetStats) float64 { return float64(s.TableBytes) }},
-	{"maintenance_queue_length", "Databases with maintenance to do now.", prometheus.GaugeValue,
-		func(s *FleetStats) float64 { return float64(s.MaintenanceQueue) }},
+	{
+		"hot_databases", "Databases that are synced all the time.", prometheus.GaugeValue,
+		func(s *FleetStats) float64 { return float64(s.Hot) },
+	},
+	{
+		"hot_databases_limit", "Most databases that are hot at a time.", prometheus.GaugeValue,
+		func(s *FleetStats) float64 { return float64(s.HotLimit) },
+	},
+	{
+		"cold_databases", "Databases that are there and not hot.", prometheus.GaugeValue,
+		func(s *FleetStats) float64 { return float64(s.Cold) },
+	},
+	{
+		"oldest_unreplicated_change_seconds", "Age of the oldest change that is not replicated, 0 if there is none.", prometheus.GaugeValue,
+		func(s *FleetStats) float64 { return max(0, s.OldestUnreplicated.Seconds()) },
+	},
+	{
+		"connections_limit", "Most SQLite connections at a time.", prometheus.GaugeValue,
+		func(s *FleetStats) float64 { return float64(s.Connections.Limit) },
+	},
+	{
+		"connections_open", "SQLite connections that are open.", prometheus.GaugeValue,
+		func(s *FleetStats) float64 { return float64(s.Connections.Open) },
+	},
+	{
+		"connections_in_use", "SQLite connections at work.", prometheus.GaugeValue,
+		func(s *FleetStats) float64 { return float64(s.Connections.InUse) },
+	},
+	{
+		"connections_waiting", "Tasks that wait for a SQLite connection.", prometheus.GaugeValue,
+		func(s *FleetStats) float64 { return float64(s.Connections.Waiting) },
+	},
+	{
+		"connection_waits_total", "Waits for a SQLite connection.", prometheus.CounterValue,
+		func(s *FleetStats) float64 { return float64(s.Connections.Waits) },
+	},
+	{
+		"connection_wait_seconds_total", "Time spent in waits for a SQLite connection.", prometheus.CounterValue,
+		func(s *FleetStats) float64 { return s.Connections.WaitTime.Seconds() },
+	},
+	{
+		"connection_wait_timeouts_total", "Waits for a SQLite connection that were given up.", prometheus.CounterValue,
+		func(s *FleetStats) float64 { return float64(s.Connections.Timeouts) },
+	},
+	{
+		"connection_evictions_total", "Idle SQLite connections closed to make room.", prometheus.CounterValue,
+		func(s *FleetStats) float64 { return float64(s.Connections.Evictions) },
+	},
+	{
+		"connection_holds_total", "Times that a connection was kept open over a database because its diffs are dear.", prometheus.CounterValue,
+		func(s *FleetStats) float64 { return float64(s.Connections.Held) },
+	},
+	{
+		"pins_total", "Times that the log of a database was pinned because its diffs are dear.", prometheus.CounterValue,
+		func(s *FleetStats) float64 { return float64(s.Connections.Pinned) },
+	},
+	{
+		"connection_leftover_files_total", "Files that lay beside a database after a connection was closed with nobody else there.", prometheus.CounterValue,
+		func(s *FleetStats) float64 { return float64(s.Connections.Leftovers) },
+	},
+	{
+		"staged_bytes", "Bytes of LTX files that are captured and not uploaded.", prometheus.GaugeValue,
+		func(s *FleetStats) float64 { return float64(s.StagedBytes) },
+	},
+	{
+		"staged_bytes_limit", "Most bytes of LTX files that wait for their upload.", prometheus.GaugeValue,
+		func(s *FleetStats) float64 { return float64(s.StagedLimit) },
+	},
+	{
+		"table_bytes", "Memory of the records of all databases.", prometheus.GaugeValue,
+		func(s *FleetStats) float64 { return float64(s.TableBytes) },
+	},
+	{
+		"maintenance_queue_length", "Databases with maintenance to do now.", prometheus.GaugeValue,
+		func(s *FleetStats) float64 { return float64(s.MaintenanceQueue) },
+	},
 }
 
 // fleetCollector makes the series of a fleet's state in one pass when it is
@@ -122,6 +175,7 @@ type fleetCollector struct {
 	single                                       []*prometheus.Desc // of fleetSeries
 	databases, queue, failed                     *prometheus.Desc
 	poolLimit, poolWorkers, poolBusy, poolQueued *prometheus.Desc
+	poolTasks, poolWait                          *prometheus.Desc
 	projectActive, projectSize                   *prometheus.Desc
 	databaseHot, databaseBranches                *prometheus.Desc
 
@@ -141,6 +195,8 @@ func newFleetCollector(labelCap int) *fleetCollector {
 		poolWorkers:      desc("pool_workers", "Workers of a pool.", "pool"),
 		poolBusy:         desc("pool_busy_workers", "Workers of a pool that are at work.", "pool"),
 		poolQueued:       desc("pool_queued_tasks", "Tasks that wait in front of a pool.", "pool"),
+		poolTasks:        desc("pool_tasks_total", "Tasks of a pool that began to run.", "pool"),
+		poolWait:         desc("pool_wait_seconds_total", "Time that these tasks waited for a worker.", "pool"),
 		projectActive:    desc("project_active_tenants", "Databases of a project that are hot or wait to be.", "project"),
 		projectSize:      desc("project_size_bytes", "Bytes of the databases of a project and of their logs.", "project"),
 		databaseHot:      desc("database_hot_tenants", "Hot databases by project and database.", "project", "database"),
@@ -158,7 +214,7 @@ func newFleetCollector(labelCap int) *fleetCollector {
 // Describe implements prometheus.Collector.
 func (c *fleetCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range append(slices.Clone(c.single), c.databases, c.queue, c.failed,
-		c.poolLimit, c.poolWorkers, c.poolBusy, c.poolQueued,
+		c.poolLimit, c.poolWorkers, c.poolBusy, c.poolQueued, c.poolTasks, c.poolWait,
 		c.projectActive, c.projectSize, c.databaseHot, c.databaseBranches) {
 		ch <- d
 	}
@@ -180,6 +236,9 @@ func (c *fleetCollector) collect(st *FleetStats) (a []prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		a = append(a, prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...))
 	}
+	counter := func(d *prometheus.Desc, v float64, labels ...string) {
+		a = append(a, prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...))
+	}
 	for i, s := range fleetSeries {
 		a = append(a, prometheus.MustNewConstMetric(c.single[i], s.kind, s.value(st)))
 	}
@@ -194,6 +253,8 @@ func (c *fleetCollector) collect(st *FleetStats) (a []prometheus.Metric) {
 		gauge(c.poolWorkers, float64(p.Workers), name)
 		gauge(c.poolBusy, float64(p.Busy), name)
 		gauge(c.poolQueued, float64(p.Queued), name)
+		counter(c.poolTasks, float64(p.Started), name)
+		counter(c.poolWait, p.Waited.Seconds(), name)
 	}
 
 	failed, projects, dbs := sumGroups(st)

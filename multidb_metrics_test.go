@@ -39,11 +39,12 @@ func syntheticFleet(projects, databases int) litestream.FleetStats {
 		OldestUnreplicated: 12500 * time.Millisecond,
 		Pools:              make(map[string]litestream.FleetPool),
 		Connections: litestream.FleetConnections{
-			Open: 12, InUse: 3, Limit: 1000, Held: 2, Waits: 7, Timeouts: 1, Evictions: 4,
+			Limit: 1000, Open: 12, InUse: 3, Waiting: 5, Waits: 7, WaitTime: 2500 * time.Millisecond,
+			Timeouts: 1, Evictions: 4, Held: 2, Pinned: 1, Leftovers: 6,
 		},
-		Pinned: 1, StagedBytes: 1 << 20, StagedLimit: 1 << 30, TableBytes: 12_000_000, MaintenanceQueue: 17,
+		StagedBytes: 1 << 20, StagedLimit: 1 << 30, TableBytes: 12_000_000, MaintenanceQueue: 17,
 	}
-	for _, name := range []string{"monitor", "snapshot", "replica", "connections"} {
+	for _, name := range []string{"monitor", "snapshot", "replica"} {
 		st.Pools[name] = litestream.FleetPool{Limit: 100, Workers: 20, Busy: 10, Queued: 5}
 	}
 	for p := range projects {
@@ -94,32 +95,29 @@ func TestAggregatedMetrics_Values(t *testing.T) {
 		"audit_failures_total":                                  1,
 		`captures_total{kind="snapshot",reason="no-cursor"}`:    1,
 		`captures_total{kind="tail",reason=""}`:                 1,
-		"connection_holds_total":                                1,
 		"demotions_total":                                       1,
 		`failures_total{reason="locked"}`:                       1,
 		"last_scan_timestamp_seconds":                           1_700_000_000.5,
 		`maintenance_actions_total{kind="compact",result="ok"}`: 1,
-		"pins_total":                        1,
-		`pool_wait_seconds{pool="monitor"}`: 0.001,
-		"promotions_total":                  1,
-		"replicated_bytes_total":            300,
-		"replication_lag_seconds":           1.5,
-		"scan_changed_databases_total":      2,
-		"scan_deleted_databases_total":      1,
-		"scan_duration_seconds":             0.2,
-		"scan_errors":                       5,
-		"scan_files":                        100,
-		"scan_new_databases_total":          3,
-		"scan_skipped_files":                4,
-		"scan_unmatched_patterns":           6,
-		"wal_bytes_total":                   4120,
+		"promotions_total":                                      1,
+		"replicated_bytes_total":                                300,
+		"replication_lag_seconds":                               1.5,
+		"scan_changed_databases_total":                          2,
+		"scan_deleted_databases_total":                          1,
+		"scan_duration_seconds":                                 0.2,
+		"scan_errors":                                           5,
+		"scan_files":                                            100,
+		"scan_new_databases_total":                              3,
+		"scan_skipped_files":                                    4,
+		"scan_unmatched_patterns":                               6,
+		"wal_bytes_total":                                       4120,
 	}
 	if diff := cmp.Diff(want, series(t, reg)); diff != "" {
 		t.Errorf("series without a fleet (-want +got):\n%s", diff)
 	}
 
 	st := syntheticFleet(2, 1)
-	st.Pools = map[string]litestream.FleetPool{"replica": {Limit: 200, Workers: 20, Busy: 10, Queued: 5}}
+	st.Pools = map[string]litestream.FleetPool{"replica": {Limit: 200, Workers: 20, Busy: 10, Queued: 5, Started: 9, Waited: time.Minute}}
 	m.SetSource(func() litestream.FleetStats { return st })
 	maps.Copy(want, map[string]float64{
 		"hot_databases": 1000, "hot_databases_limit": 1000, "cold_databases": 99_000,
@@ -129,14 +127,17 @@ func TestAggregatedMetrics_Values(t *testing.T) {
 		`failed_databases{reason="locked"}`: 60, `failed_databases{reason="not-a-database"}`: 40,
 		`queue_length{class="changed"}`: 800, `queue_length{class="first"}`: 90, `queue_length{class="delayed"}`: 100,
 		"oldest_unreplicated_change_seconds": 12.5,
-		"connections_open":                   12, "connections_in_use": 3, "connections_limit": 1000, "connections_held": 2,
-		"connection_waits_total": 7, "connection_wait_timeouts_total": 1, "connection_evictions_total": 4,
-		"pinned_databases": 1, "staged_bytes": 1 << 20, "staged_bytes_limit": 1 << 30, "table_bytes": 12_000_000,
+		"connections_limit":                  1000, "connections_open": 12, "connections_in_use": 3, "connections_waiting": 5,
+		"connection_waits_total": 7, "connection_wait_seconds_total": 2.5, "connection_wait_timeouts_total": 1,
+		"connection_evictions_total": 4, "connection_holds_total": 2, "pins_total": 1, "connection_leftover_files_total": 6,
+		"staged_bytes": 1 << 20, "staged_bytes_limit": 1 << 30, "table_bytes": 12_000_000,
 		"maintenance_queue_length":                        17,
 		`pool_workers_limit{pool="replica"}`:              200,
 		`pool_workers{pool="replica"}`:                    20,
 		`pool_busy_workers{pool="replica"}`:               10,
 		`pool_queued_tasks{pool="replica"}`:               5,
+		`pool_tasks_total{pool="replica"}`:                9,
+		`pool_wait_seconds_total{pool="replica"}`:         60,
 		`project_active_tenants{project="project-00000"}`: 15, `project_active_tenants{project="project-00001"}`: 15,
 		`project_size_bytes{project="project-00000"}`: 1 << 20, `project_size_bytes{project="project-00001"}`: 2 << 20,
 		`database_hot_tenants{database="database-00000",project="project-00000"}`: 10,
@@ -175,9 +176,6 @@ func fullPage(tb testing.TB, st litestream.FleetStats, full bool) (page string, 
 	}
 	m := litestream.NewAggregatedMetrics(reg, 0)
 	litestream.EveryEvent(m)
-	for pool := range st.Pools {
-		m.Wait(pool)
-	}
 	for i := range 500 {
 		if full {
 			m.CountFailure(fmt.Sprint(i))
@@ -241,21 +239,42 @@ func TestAggregatedMetrics_LabelCap(t *testing.T) {
 		groups []litestream.FleetGroup
 		want   map[string]float64 // sizes
 	}{
-		{"Larger", []litestream.FleetGroup{group("a", 9, 1), group("b", 0, 3), group("c", 0, 2), group("d", 0, 1)},
-			map[string]float64{"b": 3, "c": 2, "other": 2}},
-		{"KeepsItsSeries", []litestream.FleetGroup{group("a", 9, 100), group("b", 0, 3), group("c", 0, 2), group("d", 0, 1)},
-			map[string]float64{"b": 3, "c": 2, "other": 101}},
-		{"Gone", []litestream.FleetGroup{group("a", 0, 7), group("b", 0, 3), group("d", 1, 7)},
-			map[string]float64{"b": 3, "d": 7, "other": 7}}, // d is more active than a
-		{"Back", []litestream.FleetGroup{group("a", 0, 7), group("b", 0, 3), group("c", 0, 99), group("d", 1, 7)},
-			map[string]float64{"b": 3, "d": 7, "other": 106}},
-		{"NoMoreThanTheCap", []litestream.FleetGroup{group("a", 0, 7), group("b", 0, 3)},
-			map[string]float64{"a": 7, "b": 3}},
-		{"Namesake", []litestream.FleetGroup{group("a", 0, 7), group("b", 0, 3), group("c", 0, 1), group("other", 0, 5)},
-			map[string]float64{"a": 7, "b": 3, "other": 6}},
+		{
+			"Larger",
+			[]litestream.FleetGroup{group("a", 9, 1), group("b", 0, 3), group("c", 0, 2), group("d", 0, 1)},
+			map[string]float64{"b": 3, "c": 2, "other": 2},
+		},
+		{
+			"KeepsItsSeries",
+			[]litestream.FleetGroup{group("a", 9, 100), group("b", 0, 3), group("c", 0, 2), group("d", 0, 1)},
+			map[string]float64{"b": 3, "c": 2, "other": 101},
+		},
+		{
+			"Gone",
+			[]litestream.FleetGroup{group("a", 0, 7), group("b", 0, 3), group("d", 1, 7)},
+			map[string]float64{"b": 3, "d": 7, "other": 7},
+		}, // d is more active than a
+		{
+			"Back",
+			[]litestream.FleetGroup{group("a", 0, 7), group("b", 0, 3), group("c", 0, 99), group("d", 1, 7)},
+			map[string]float64{"b": 3, "d": 7, "other": 106},
+		},
+		{
+			"NoMoreThanTheCap",
+			[]litestream.FleetGroup{group("a", 0, 7), group("b", 0, 3)},
+			map[string]float64{"a": 7, "b": 3},
+		},
+		{
+			"Namesake",
+			[]litestream.FleetGroup{group("a", 0, 7), group("b", 0, 3), group("c", 0, 1), group("other", 0, 5)},
+			map[string]float64{"a": 7, "b": 3, "other": 6},
+		},
 		{"NamesakeWithSeries", []litestream.FleetGroup{group("other", 0, 5)}, map[string]float64{"other": 5}},
-		{"NotUTF8", []litestream.FleetGroup{group("a\xff", 0, 1), group(`a\xff`, 0, 1), group("", 0, 3)},
-			map[string]float64{`a\xff`: 2, "": 3}},
+		{
+			"NotUTF8",
+			[]litestream.FleetGroup{group("a\xff", 0, 1), group(`a\xff`, 0, 1), group("", 0, 3)},
+			map[string]float64{`a\xff`: 2, "": 3},
+		},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			m.SetSource(func() litestream.FleetStats { return litestream.FleetStats{Groups: step.groups} })
