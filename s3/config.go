@@ -96,6 +96,8 @@ type Config struct {
 	SSECustomerKeyPath   string // file with the key; wins over SSECustomerKey
 	SSECustomerKeyMD5    string
 	SSEKMSKeyID          string
+
+	MaxConns int // connections that all clients of one endpoint and credential share
 }
 
 // Options applies the defaults of the provider behind the endpoint to what is
@@ -132,6 +134,7 @@ func (cfg Config) Options() (Options, error) {
 		SSECustomerKey:       cfg.SSECustomerKey,
 		SSECustomerKeyMD5:    cfg.SSECustomerKeyMD5,
 		SSEKMSKeyID:          cfg.SSEKMSKeyID,
+		MaxConns:             cfg.MaxConns,
 	}
 	if cfg.SSECustomerKeyPath != "" {
 		b, err := os.ReadFile(cfg.SSECustomerKeyPath)
@@ -206,6 +209,8 @@ func (o Options) validate() (hint string, err error) {
 		return "set part-size to 5MiB or more", fmt.Errorf("part size is %d bytes, S3 accepts %d and more", o.PartSize, MinPartSize)
 	case o.Concurrency < 0:
 		return "set concurrency to 1 or more", fmt.Errorf("invalid concurrency: %d", o.Concurrency)
+	case o.MaxConns < 0:
+		return "allow 1 connection or more", fmt.Errorf("invalid number of connections: %d", o.MaxConns)
 	}
 	if o.Endpoint != "" {
 		if u, err := url.Parse(o.Endpoint); err != nil || u.Host == "" {

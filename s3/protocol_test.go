@@ -450,12 +450,13 @@ func TestPool_SharesConnections(t *testing.T) {
 	pool := &s3.Pool{}
 	defer pool.CloseIdleConnections()
 	var wg sync.WaitGroup
+	cfg := srv.config()
+	cfg.MaxConns = 3
 	for range 2 {
-		c, err := pool.Get(srv.config())
+		c, err := pool.Get(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.MaxConns = 3
 		for i := range 50 {
 			client := c.WithPrefix(fmt.Sprint(i))
 			wg.Go(func() {

@@ -24,7 +24,6 @@ const (
 	keepAlive       = 30 * time.Second
 	tlsTimeout      = 10 * time.Second
 	idleConnTimeout = 90 * time.Second
-	maxIdleConns    = 100
 )
 
 // Retries of one request (compat.md section 2.8).
@@ -40,8 +39,10 @@ func newBuildableClient(k connKey) *awshttp.BuildableClient {
 	return awshttp.NewBuildableClient().WithTransportOptions(func(tr *http.Transport) {
 		tr.TLSHandshakeTimeout = tlsTimeout
 		tr.IdleConnTimeout = idleConnTimeout
-		tr.MaxIdleConns = maxIdleConns
-		tr.MaxIdleConnsPerHost = maxIdleConns
+		// As many stay open between requests as may be open at a time, or a
+		// burst of short requests would connect again for most of them.
+		tr.MaxIdleConns = k.maxConns
+		tr.MaxIdleConnsPerHost = k.maxConns
 		tr.MaxConnsPerHost = k.maxConns
 		tr.ResponseHeaderTimeout = k.responseTimeout
 		// LTX files are never to be unpacked on the way.

@@ -124,6 +124,7 @@ func (c *MultiDBConfig) normalizeTemplate(def *ReplicaSettings) (string, error) 
 		return "", err
 	}
 	fixed := *t
+	fixed.maxConns = c.settings(template).Limits.S3Connections
 	if fixed.URL != "" {
 		head, _, query := splitTemplateURL(fixed.URL)
 		fixed.URL = head + query

@@ -38,6 +38,8 @@ type ReplicaConfig struct {
 	Path string `yaml:"path"`
 
 	ReplicaSettings `yaml:",inline"`
+
+	maxConns int // to the object store; 0: the client's default
 }
 
 // ReplicaSettings are the keys that stand in a replica or, as a default for
@@ -228,5 +230,6 @@ func (c *ReplicaConfig) s3Config() s3.Config {
 		SSECustomerKey:       string(c.SSECustomerKey),
 		SSECustomerKeyPath:   c.SSECustomerKeyPath,
 		SSEKMSKeyID:          c.SSEKMSKeyID,
+		MaxConns:             c.maxConns,
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/s3"
 )
 
 const issueConfig = `
@@ -65,6 +66,38 @@ func TestMultiDB_Config(t *testing.T) {
 	cfg = mustParse(t, "sync-interval: 3s\nregion: eu\nmulti-db:\n  patterns: [\"/d/*.db\"]\n  replica-template: {url: \"s3://b/{{tenant}}\"}\n")
 	if len(cfg.warnings) > 0 || cfg.MultiDB.Enabled || cfg.MultiDB.StateDir != "/run/x" || cfg.MultiDB.ReplicaTemplate.syncInterval() != 3e9 {
 		t.Errorf("got %+v, warnings %s", cfg.MultiDB, warningText(cfg))
+	}
+}
+
+// The bound of the connections belongs to the tenants' clients; a replica of
+// dbs has the default.
+func TestMultiDB_S3Connections(t *testing.T) {
+	cfg := mustParse(t, `
+dbs:
+  - path: /x/db
+    replica: {url: "s3://b/x"}
+multi-db:
+  patterns: ["/d/*.db"]
+  replica-template: {url: "s3://b/{{tenant}}"}
+  limits: {s3-connections: 17}
+`)
+	tenant, err := cfg.MultiDB.tenants.Lookup("/d/a.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := cfg.MultiDB.client(&tenant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := client.(*s3.ReplicaClient).MaxConns; got != 17 {
+		t.Errorf("a tenant's client has %d connections, want 17", got)
+	}
+	single, err := newReplicaClient(cfg.DBs[0].Replica)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := single.(*s3.ReplicaClient).MaxConns; got != 0 {
+		t.Errorf("a client of dbs has %d connections, want the default", got)
 	}
 }
 
