@@ -33,6 +33,10 @@ type l0Retention struct {
 	now       time.Time
 	retention time.Duration // 0 or less: nothing is deleted
 	grace     time.Duration
+
+	// snapshotsCount: a snapshot is written in place of a file of level 1,
+	// which goes on behind it.
+	snapshotsCount bool
 }
 
 // plan returns the level-0 files to delete, in ascending order.
@@ -58,6 +62,9 @@ func (r l0Retention) plan() (remove []*ltx.FileInfo, stats L0RetentionStats) {
 
 	covers := sortedByMax(append(slices.Clone(r.l1), r.snapshots...))
 	l1Max := maxTXIDOf(r.l1)
+	if r.snapshotsCount {
+		l1Max = max(l1Max, maxTXIDOf(r.snapshots))
+	}
 	for _, f := range files[:young] {
 		if f.MaxTXID <= l1Max && r.covered(covers, f, files[young].MaxTXID) {
 			remove = append(remove, f)
@@ -94,6 +101,10 @@ type snapshotRetention struct {
 	retention   time.Duration // 0 or less: nothing is deleted
 	l0Retention time.Duration
 	grace       time.Duration
+
+	// firstIsBase: there may be no snapshot of the first file of level 0,
+	// which holds the whole database, so that it is kept as one.
+	firstIsBase bool
 }
 
 // plan returns the files to delete in the order in which they have to go.
@@ -125,11 +136,12 @@ func (r snapshotRetention) plan() []*ltx.FileInfo {
 	}
 	var snapshots, others []*ltx.FileInfo
 	for _, f := range r.files {
+		first := r.firstIsBase && f.Level == 0 && f.MinTXID == 1
 		switch {
-		case f.Level == 0 || f.MaxTXID == newest[f.Level]:
-		case f.Level == SnapshotLevel && f.MaxTXID < base:
+		case f.Level == 0 && !first || f.MaxTXID == newest[f.Level]:
+		case (first || f.Level == SnapshotLevel) && f.MaxTXID < base:
 			snapshots = append(snapshots, f)
-		case f.Level < SnapshotLevel && f.MaxTXID <= base:
+		case !first && f.Level < SnapshotLevel && f.MaxTXID <= base:
 			others = append(others, f)
 		}
 	}
