@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -36,7 +38,7 @@ func (b *bench) requests(ctx context.Context) (t table, err error) {
 		return t, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	target, server, err := b.startServer(ctx, dir)
+	server, err := startGateway(ctx, b.versitygw, dir)
 	if err != nil {
 		return t, err
 	}
@@ -46,7 +48,7 @@ func (b *bench) requests(ctx context.Context) (t table, err error) {
 		b.s3DBs, b.restAfter, b.s3Window)
 	var counters [2]*counter
 	for i := range b.tools {
-		c, err := newCounter(target)
+		c, err := newCounter(server.target(), nil)
 		if err != nil {
 			return t, err
 		}
@@ -84,42 +86,63 @@ func (b *bench) requests(ctx context.Context) (t table, err error) {
 	return t, nil
 }
 
-// startServer starts an S3 server with an empty bucket.
-func (b *bench) startServer(ctx context.Context, dir string) (*url.URL, *process, error) {
+// gateway is an S3 server over a folder.
+type gateway struct {
+	*process
+	bin, dir, addr string
+}
+
+// startGateway starts an S3 server with an empty bucket.
+func startGateway(ctx context.Context, bin, dir string) (*gateway, error) {
 	addr, err := freeAddr(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	data := filepath.Join(dir, "data")
-	if err := os.Mkdir(data, 0o755); err != nil {
-		return nil, nil, err
+	g := &gateway{bin: bin, dir: dir, addr: addr}
+	if err := os.Mkdir(g.data(), 0o755); err != nil {
+		return nil, err
 	}
-	p, err := start(dir, b.versitygw, "--port", addr, "--access", accessKey, "--secret", secretKey,
-		"--region", "us-east-1", "--quiet", "--keep-alive", "posix", data)
+	if err := g.start(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := g.client().CreateBucket(ctx, &s3.CreateBucketInput{Bucket: new(bucket)}); err != nil {
+		g.stop()
+		return nil, err
+	}
+	return g, nil
+}
+
+// start starts the server, also again after a stop, and waits until it listens.
+func (g *gateway) start(ctx context.Context) (err error) {
+	g.process, err = start(g.dir, g.bin, "--port", g.addr, "--access", accessKey, "--secret", secretKey,
+		"--region", "us-east-1", "--quiet", "--keep-alive", "posix", g.data())
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	target := &url.URL{Scheme: "http", Host: addr}
-	client := s3.New(s3.Options{
-		BaseEndpoint: new(target.String()), Region: "us-east-1", UsePathStyle: true,
-		Credentials: credentials.NewStaticCredentialsProvider(accessKey, secretKey, ""),
-	})
-	err = p.wait(ctx, "S3 server", func() (bool, error) {
+	err = g.wait(ctx, "S3 server", func() (bool, error) {
 		d := net.Dialer{Timeout: time.Second}
-		conn, err := d.DialContext(ctx, "tcp", addr)
+		conn, err := d.DialContext(ctx, "tcp", g.addr)
 		if err != nil {
 			return false, nil //nolint:nilerr // it does not listen yet
 		}
 		return true, conn.Close()
 	})
-	if err == nil {
-		_, err = client.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: new(bucket)})
-	}
 	if err != nil {
-		p.stop()
-		return nil, nil, err
+		g.stop()
 	}
-	return target, p, nil
+	return err
+}
+
+// data is the folder that holds one folder per bucket.
+func (g *gateway) data() string { return filepath.Join(g.dir, "data") }
+
+func (g *gateway) target() *url.URL { return &url.URL{Scheme: "http", Host: g.addr} }
+
+func (g *gateway) client() *s3.Client {
+	return s3.New(s3.Options{
+		BaseEndpoint: new(g.target().String()), Region: "us-east-1", UsePathStyle: true,
+		Credentials: credentials.NewStaticCredentialsProvider(accessKey, secretKey, ""),
+	})
 }
 
 // replicateS3 starts a tool on idle databases with replicas behind addr.
@@ -153,16 +176,27 @@ type counter struct {
 	n  map[string]int
 }
 
-func newCounter(target *url.URL) (*counter, error) {
+// newCounter starts a proxy. wrap, if it is not nil, puts something around the
+// handling of each request.
+func newCounter(target *url.URL, wrap func(http.Handler) http.Handler) (*counter, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not block
 	if err != nil {
 		return nil, err
 	}
 	c := &counter{listener: l, n: make(map[string]int)}
-	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		r.SetURL(target)
-		r.Out.Host = r.In.Host // it is signed
-	}}
+	// Connections to the server are kept, as many as a tool may use.
+	transport := &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true}
+	var proxy http.Handler = &httputil.ReverseProxy{
+		Transport: transport,
+		ErrorLog:  log.New(io.Discard, "", 0), // a server that is away answers 502
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host // it is signed
+		},
+	}
+	if wrap != nil {
+		proxy = wrap(proxy)
+	}
 	c.server = &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c.count(r)
 		proxy.ServeHTTP(w, r)
