@@ -49,6 +49,12 @@ bench: build upstream ## benchmarks, and side by side with upstream (half an hou
 	@scripts/install.sh versitygw
 	go run ./cmd/litestream-bench -litestream bin/litestream -upstream $(LITESTREAM_TEST_UPSTREAM) -versitygw $(LITESTREAM_TEST_VERSITYGW) $(BENCH_FLAGS)
 
+.PHONY: bench-fleet
+bench-fleet: build upstream ## 1k, 10k and 100k databases on one host, upstream beside it (two hours)
+	@scripts/install.sh versitygw
+	go run ./cmd/litestream-bench fleet -litestream bin/litestream -upstream $(LITESTREAM_TEST_UPSTREAM) $(BENCH_FLAGS)
+	go run ./cmd/litestream-bench fleet -litestream bin/litestream -upstream $(LITESTREAM_TEST_UPSTREAM) -versitygw $(LITESTREAM_TEST_VERSITYGW) -replica s3 -sizes 10k $(BENCH_FLAGS)
+
 .PHONY: lint
 lint: $(GOLANGCI) ## gofmt, go vet and golangci-lint
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \

@@ -3,6 +3,9 @@
 // outside, in turns within one run, because only figures of the same minutes on
 // the same machine can be compared. `make bench` runs it; docs/benchmarks.md
 // holds what came out and says how each figure is taken.
+//
+// With the argument fleet it measures a whole host of databases instead, which
+// this litestream replicates by pattern (`make bench-fleet`).
 package main
 
 import (
@@ -91,6 +94,9 @@ var sections = []section{
 }
 
 func run(ctx context.Context, args []string) (err error) {
+	if len(args) > 0 && args[0] == "fleet" {
+		return runFleet(ctx, args[1:])
+	}
 	cache := os.Getenv("LITESTREAM_TEST_CACHE")
 	if home, err := os.UserHomeDir(); cache == "" && err == nil {
 		cache = filepath.Join(home, ".cache", "litestream-test")
