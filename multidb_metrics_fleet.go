@@ -43,9 +43,9 @@ type FleetState struct{ Tier, State string }
 
 // FleetQueue counts databases that wait to become hot.
 type FleetQueue struct {
-	Changed int // that were replicated before
-	First   int // that wait for their first backup
-	Delayed int // that failed and wait for their next attempt
+	Changed int `json:"changed"` // that were replicated before
+	First   int `json:"first"`   // that wait for their first backup
+	Delayed int `json:"delayed"` // that failed and wait for their next attempt
 }
 
 // FleetPool is the state of a pool of workers.
