@@ -108,6 +108,7 @@ type dbState struct {
 	disturbedAt time.Time
 
 	ckpt checkpointState
+	view tenantView // of one of a fleet
 }
 
 // NewDB returns a database with the default settings. It touches nothing.

@@ -29,6 +29,8 @@ type dbHandle struct {
 	sealed bool
 	// log and index are the -wal and -shm that the connection has open.
 	log, index wal.FileID
+	// pool may keep a connection over a tenant's file between two looks.
+	pool *ConnectionPool
 }
 
 // openHandle opens the raw descriptor only, which creates nothing and takes no
@@ -156,6 +158,7 @@ func (h *dbHandle) close(keepWAL bool) error {
 		return nil
 	}
 	var err error
+	h.pool.Discard(h.id)
 	if h.conn != nil {
 		err = h.unpin()
 		if keepWAL {

@@ -116,7 +116,7 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 		if err := db.capture(ctx, fp); err != nil {
 			return err
 		}
-		db.st.seen, db.st.settled, db.st.moved = fp, fp.Settled(now, clockMargin), 0
+		db.st.seen, db.st.settled, db.st.moved = fp, fp.Settled(now, clockMargin), db.movedAfterCapture()
 		db.setState(SyncStateOK, nil)
 	}
 	if db.tenant != nil {
@@ -308,6 +308,9 @@ func (db *DB) disturb(fp sqlitefile.Fingerprint) {
 // openForCapture opens the file, and pins it if it is in use. It reports
 // whether the raw descriptor was opened for this one capture.
 func (db *DB) openForCapture(fp sqlitefile.Fingerprint) (bool, error) {
+	if db.tenant != nil {
+		return true, nil // by who needs the main file
+	}
 	opened := false
 	if db.st.handle == nil {
 		h, err := openHandle(db.path)
@@ -319,7 +322,7 @@ func (db *DB) openForCapture(fp sqlitefile.Fingerprint) (bool, error) {
 	if _, err := sqlitefile.ReadHeader(db.st.handle.main); err != nil {
 		return opened, errors.Join(err, db.closeHandle(false))
 	}
-	if db.tenant != nil || !db.wantPin(fp) {
+	if !db.wantPin(fp) {
 		return opened, nil
 	}
 	h := db.st.handle
@@ -353,7 +356,7 @@ func (db *DB) wantPin(fp sqlitefile.Fingerprint) bool {
 
 // afterCapture closes a descriptor that was opened for one capture.
 func (db *DB) afterCapture(opened bool) error {
-	if opened && db.st.handle != nil && db.st.handle.conn == nil {
+	if opened && db.st.handle != nil && db.st.handle.conn == nil && !db.keepsHandle() {
 		return db.closeHandle(false)
 	}
 	return nil
@@ -407,6 +410,9 @@ func (db *DB) captureOnce(ctx context.Context, limit captureLimit) (more bool, e
 // tail looks at the log behind the cursor. The caller closes the frames, or
 // hands the result to publishTail.
 func (db *DB) tail(opt wal.Options) (wal.Result, error) {
+	if db.tenant != nil {
+		return db.tailTenant(opt)
+	}
 	h := db.st.handle
 	main, err := sqlitefile.StatFile(h.main)
 	if err != nil {
@@ -435,8 +441,8 @@ func (db *DB) publishTail(res wal.Result) (err error) {
 		db.applyTail(out)
 		db.metrics.walBytes(res.Frames.FrameN * (int64(res.Frames.PageSize) + WALFrameHeaderSize))
 	}
-	if res.Cursor.Header != db.st.cursor.Header {
-		db.st.handle.sealed = false // the one restart has happened
+	if h := db.st.handle; h != nil && res.Cursor.Header != db.st.cursor.Header {
+		h.sealed = false // the one restart has happened
 	}
 	db.st.cursor = res.Cursor
 	return nil
@@ -479,11 +485,27 @@ func (db *DB) captureDiff(ctx context.Context, reason wal.Reason) (err error) {
 
 // openView opens a view under the pin, or an optimistic one without.
 func (db *DB) openView(ctx context.Context, opt wal.Options) (*View, error) {
-	v, err := openView(viewSource{
+	if db.tenant != nil {
+		return db.openTenantView(ctx, opt)
+	}
+	src := db.viewSource(ctx, opt, viewQuiet)
+	if db.st.handle.pinned {
+		src.kind = viewLocked
+	}
+	return openDBView(src)
+}
+
+// viewSource describes a view of what is open.
+func (db *DB) viewSource(ctx context.Context, opt wal.Options, kind viewKind) viewSource {
+	return viewSource{
 		path: db.path, main: db.st.handle.main, bootID: db.knobs.bootID,
-		now: db.knobs.now(), spool: opt, locked: db.st.handle.pinned,
-		stop: ctx.Err,
-	})
+		now: db.knobs.now(), spool: opt, kind: kind, margin: clockMargin, stop: ctx.Err,
+	}
+}
+
+// openDBView opens a view and names its errors.
+func openDBView(src viewSource) (*View, error) {
+	v, err := openView(src)
 	if errors.Is(err, wal.ErrMoved) {
 		return nil, fmt.Errorf("%w: %w", errViewMoved, err)
 	}

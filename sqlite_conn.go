@@ -21,7 +21,12 @@ type sqliteConn struct {
 // openSQLite opens a database that exists. It never checkpoints by itself and
 // keeps a small page cache: it is there for its locks, not for its reads.
 func openSQLite(path string, busyTimeout time.Duration) (*sqliteConn, error) {
-	dsn := sqlitefile.URI(path, fmt.Sprintf("mode=rw&_busy_timeout=%d", busyTimeout.Milliseconds()))
+	return openSQLiteMode(path, "rw", busyTimeout)
+}
+
+// openSQLiteMode is openSQLite with one of the modes of SQLite's URIs.
+func openSQLiteMode(path, mode string, busyTimeout time.Duration) (*sqliteConn, error) {
+	dsn := sqlitefile.URI(path, fmt.Sprintf("mode=%s&_busy_timeout=%d", mode, busyTimeout.Milliseconds()))
 	c, err := (&sqlite3.SQLiteDriver{}).Open(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("open connection: %w", sqliteError(err))

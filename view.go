@@ -22,23 +22,46 @@ const clockMargin = 2 * time.Second
 // a lock, so that what was read is worth nothing.
 var errViewMoved = errors.New("database changed while it was read")
 
+// errLockHeld is errViewMoved where somebody holds a lock.
+var errLockHeld = fmt.Errorf("%w: somebody holds a lock", errViewMoved)
+
+// viewKind is what holds the main file still while a view is read.
+type viewKind uint8
+
+// The kinds of views.
+const (
+	// viewQuiet: the proof, by Validate, that nobody touched the files or held
+	// a lock.
+	viewQuiet viewKind = iota
+	// viewLocked: a read transaction, taken before the view was opened and
+	// held until after its last read.
+	viewLocked
+	// viewStill: the proof, by Validate, that nobody touched the main file,
+	// which only a checkpoint does while there is a log; commits may go on.
+	viewStill
+	// viewSliced: SQLite's SHARED lock, for as long as the file is read; if
+	// that is too long, for several slices, between which nobody wrote.
+	viewSliced
+)
+
 // A View is a database at one commit: a verified copy of the log's frames up
 // to that commit, and the main file below it. Page n is the newest frame of n,
-// else the main file's page. Something holds the main file still meanwhile: a
-// read transaction, taken before the view was opened and held until after its
-// last read (locked), or the proof, by Validate, that nobody touched the file
-// (optimistic). It is not safe for concurrent use.
+// else the main file's page. Its kind says what holds the main file still
+// meanwhile. It is not safe for concurrent use.
 type View struct {
 	PageSize uint32
 	PageN    uint32     // size of the database in pages
 	Cursor   wal.Cursor // where tailing goes on behind this view
 
-	main  *os.File // borrowed
-	log   *wal.Copy
-	path  string
-	fp    sqlitefile.Fingerprint // before
-	quiet bool                   // optimistic: fp has to hold at the end
-	stop  func() error           // asked now and then during Each
+	main    *os.File // borrowed
+	log     *wal.Copy
+	path    string
+	kind    viewKind
+	margin  time.Duration          // how old fp has to be
+	fp      sqlitefile.Fingerprint // before
+	slices  *sliceLock             // of viewSliced
+	stop    func() error           // asked now and then during Each
+	release func() error           // ends the read transaction; nil if the caller does
 
 	buf      []byte // read-ahead of the main file
 	bufPgno  uint32 // first page in buf
@@ -52,23 +75,25 @@ type viewSource struct {
 	bootID [16]byte
 	now    time.Time
 	spool  wal.Options
-	// locked says that the caller holds a read transaction.
-	locked bool
+	// kind is viewLocked if the caller holds a read transaction.
+	kind   viewKind
+	margin time.Duration // how old the files' times have to be
+	slices *sliceLock    // of viewSliced, held
 	// stop ends Each by its error, such as that of a context.
 	stop func() error
 }
 
 // openView copies the log and places the view at its last commit.
 func openView(src viewSource) (*View, error) {
-	v := &View{main: src.main, path: src.path, quiet: !src.locked, stop: src.stop}
+	v := &View{
+		main: src.main, path: src.path, kind: src.kind, margin: src.margin, slices: src.slices, stop: src.stop,
+	}
 	var err error
 	if v.fp, err = sqlitefile.Take(src.path); err != nil {
 		return nil, fmt.Errorf("stat database: %w", err)
 	}
-	if v.quiet {
-		if err := v.checkQuiet(src.now); err != nil {
-			return nil, err
-		}
+	if err := v.checkStill(src.now); err != nil {
+		return nil, err
 	}
 	hdr, err := sqlitefile.ReadHeader(src.main)
 	if err != nil {
@@ -76,6 +101,9 @@ func openView(src viewSource) (*View, error) {
 	}
 	if v.log, err = wal.CopyLog(sqlitefile.WALPath(src.path), hdr.PageSize, src.spool); err != nil {
 		return nil, fmt.Errorf("copy wal: %w", err)
+	}
+	if v.kind == viewSliced && hdr.WAL {
+		return nil, errors.Join(fmt.Errorf("%w: it got a write-ahead log", errViewMoved), v.Close())
 	}
 	print, err := sqlitefile.StatFile(src.main)
 	if err != nil {
@@ -89,17 +117,32 @@ func openView(src viewSource) (*View, error) {
 	if v.log.Frames.CommitN == 0 {
 		v.PageN = hdr.PageCount(print.Size)
 	}
-	trusted := sqlitefile.Settled(print, src.now, clockMargin)
+	trusted := sqlitefile.Settled(print, src.now, src.margin)
 	v.Cursor = v.log.Cursor(src.bootID, print, trusted, v.PageN)
+	if v.kind == viewSliced {
+		if err := v.fill(1); err != nil {
+			return nil, errors.Join(err, v.Close())
+		}
+	}
 	return v, nil
 }
 
-// checkQuiet holds the conditions under which a file may be read without a
-// lock: settled times, no transaction that has to be rolled back, and nobody
-// in SQLite's lock range.
-func (v *View) checkQuiet(now time.Time) error {
-	if !v.fp.Settled(now, clockMargin) {
-		return fmt.Errorf("%w: touched less than %s ago", errViewMoved, clockMargin)
+// checkStill holds the conditions under which a file may be read without a
+// lock: settled times, and for a quiet view no transaction that has to be
+// rolled back, and nobody in SQLite's lock range.
+func (v *View) checkStill(now time.Time) error {
+	switch v.kind {
+	case viewQuiet:
+		if !v.fp.Settled(now, v.margin) {
+			return fmt.Errorf("%w: touched less than %s ago", errViewMoved, v.margin)
+		}
+	case viewStill:
+		if !sqlitefile.Settled(v.fp.Main, now, v.margin) {
+			return fmt.Errorf("%w: main file touched less than %s ago", errViewMoved, v.margin)
+		}
+		return nil
+	default:
+		return nil
 	}
 	if hot, err := sqlitefile.HotJournal(v.path); err != nil {
 		return err
@@ -109,7 +152,7 @@ func (v *View) checkQuiet(now time.Time) error {
 	if locked, err := sqlitefile.Locked(v.main); err != nil {
 		return err
 	} else if locked {
-		return fmt.Errorf("%w: somebody holds a lock", errViewMoved)
+		return errLockHeld
 	}
 	return nil
 }
@@ -117,17 +160,21 @@ func (v *View) checkQuiet(now time.Time) error {
 // Validate has to be asked after the last read and before anything that was
 // read is published. It is nil if the view was what it claims to be.
 func (v *View) Validate(now time.Time) error {
-	if !v.quiet {
+	switch v.kind {
+	case viewLocked:
 		return nil
+	case viewSliced:
+		return v.slices.end()
+	default:
 	}
 	fp, err := sqlitefile.Take(v.path)
 	if err != nil {
 		return fmt.Errorf("stat database: %w", err)
 	}
-	if fp != v.fp {
+	if fp.Main != v.fp.Main || v.kind == viewQuiet && fp.WAL != v.fp.WAL {
 		return errViewMoved
 	}
-	return v.checkQuiet(now)
+	return v.checkStill(now)
 }
 
 // ReadPage fills buf, exactly one page, with page pgno. A page that SQLite
@@ -159,11 +206,19 @@ func (v *View) fill(pgno uint32) error {
 		size := min(viewReadAhead, int64(v.PageN)*int64(v.PageSize))
 		v.buf = make([]byte, max(size, int64(v.PageSize)))
 	}
+	if v.slices != nil {
+		if err := v.slices.hold(); err != nil {
+			return err
+		}
+	}
 	n, err := v.main.ReadAt(v.buf, int64(pgno-1)*int64(v.PageSize))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read database page %d: %w", pgno, err)
 	}
 	v.bufPgno, v.bufPages = pgno, uint32(n)/v.PageSize
+	if v.slices != nil && pgno+v.bufPages > v.PageN {
+		return v.slices.end() // everything is read; what is done with it needs no lock
+	}
 	return nil
 }
 
@@ -190,9 +245,27 @@ func (v *View) Each(fn func(pgno uint32, page []byte) error) error {
 		if err := fn(pgno, buf); err != nil {
 			return err
 		}
+		if v.slices.due() {
+			if err := v.slices.end(); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-// Close frees the copy of the log.
-func (v *View) Close() error { return v.log.Frames.Close() }
+// Close ends what holds the database still, and frees the copy of the log.
+func (v *View) Close() error {
+	var err error
+	if v.release != nil {
+		err = v.release()
+		v.release = nil
+	}
+	if v.slices != nil {
+		err = errors.Join(err, v.slices.drop())
+	}
+	if v.log != nil {
+		err = errors.Join(err, v.log.Frames.Close())
+	}
+	return err
+}

@@ -216,27 +216,48 @@ func HotJournal(path string) (bool, error) {
 // Bytes of a database file that SQLite's locks stand on (SQLite os.h; they lie
 // in the page that is never stored).
 const (
-	pendingByte = 0x40000000
-	lockBytes   = 512 // pending, reserved and the shared range
+	pendingByte  = 0x40000000
+	reservedByte = pendingByte + 1
+	sharedFirst  = pendingByte + 2
+	sharedSize   = 510
+	lockBytes    = 2 + sharedSize
 )
 
 // Locked reports whether anybody holds any of SQLite's locks on the open
 // database file. On Linux the locks of this process show too.
 func Locked(f *os.File) (bool, error) {
-	lk := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: pendingByte, Len: lockBytes}
+	lk, err := holder(f, pendingByte, lockBytes)
+	return lk.Type != unix.F_UNLCK, err
+}
+
+// Reserved reports whether a connection has begun to write to the open
+// database file.
+func Reserved(f *os.File) (bool, error) {
+	lk, err := holder(f, reservedByte, 1)
+	return lk.Type != unix.F_UNLCK, err
+}
+
+// holder returns one of the locks in a range, of type F_UNLCK if there is none.
+func holder(f *os.File, start, size int64) (unix.Flock_t, error) {
+	lk := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: start, Len: size}
 	if err := unix.FcntlFlock(f.Fd(), getLock, &lk); err != nil {
-		return false, fmt.Errorf("query locks: %w", err)
+		return unix.Flock_t{Type: unix.F_UNLCK}, fmt.Errorf("query locks: %w", err)
 	}
-	return lk.Type != unix.F_UNLCK, nil
+	return lk, nil
 }
 
 // InUse reports whether this process has the open file open a second time,
 // while somebody holds one of SQLite's locks on it. Then the lock may be this
 // process's, and closing f would drop it.
 func InUse(f *os.File) (bool, error) {
-	if locked, err := Locked(f); err != nil || !locked {
+	lk, err := holder(f, pendingByte, lockBytes)
+	if err != nil || lk.Type == unix.F_UNLCK {
 		return false, err
 	}
+	if lk.Pid == int32(os.Getpid()) {
+		return true, nil
+	}
+	// Others hold locks, which hide those that this process may hold as well.
 	self, err := f.Stat()
 	if err != nil {
 		return false, err

@@ -41,7 +41,7 @@ func NetworkFS(path string) (string, error) {
 // getting the exclusive lock on an open database until release is called.
 func HoldShared(f *os.File) (release func() error, err error) {
 	set := func(typ int16) error {
-		lk := unix.Flock_t{Type: typ, Whence: io.SeekStart, Start: pendingByte + 2, Len: lockBytes - 2}
+		lk := unix.Flock_t{Type: typ, Whence: io.SeekStart, Start: sharedFirst, Len: sharedSize}
 		return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk)
 	}
 	if err := set(unix.F_RDLCK); err != nil {

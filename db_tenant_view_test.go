@@ -1,0 +1,98 @@
+package litestream_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	litestream "github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/file"
+)
+
+func childContext() context.Context { return context.Background() }
+
+// childTenant opens a database of a fleet in a child process, whose state and
+// replica lie beside the folder of the database.
+func childTenant(path string) (*litestream.DB, error) {
+	base := filepath.Dir(filepath.Dir(path))
+	db := litestream.NewTenantDB(path, filepath.Join(base, "state"))
+	db.Replica = litestream.NewReplicaWithClient(db, file.NewReplicaClient(filepath.Join(base, "replica")))
+	db.SetConnections(litestream.NewConnectionPool(litestream.ConnectionPoolOptions{}))
+	if err := db.Open(childContext()); err != nil {
+		return nil, err
+	}
+	return db, db.SeedEmpty()
+}
+
+// fileFact is what must not change of a file beside a tenant.
+type fileFact struct {
+	name string
+	mode os.FileMode
+	sys  string // owner, group and inode
+}
+
+func listDir(tb testing.TB, dir string) (facts []fileFact) {
+	tb.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		facts = append(facts, fileFact{name: e.Name(), mode: info.Mode(), sys: ownerOf(info)})
+	}
+	return facts
+}
+
+// live makes a database of a fleet hot with the clock as it is.
+func (f *fleet) live(pool *litestream.ConnectionPool) *litestream.DB {
+	f.tb.Helper()
+	db := f.open()
+	db.SetClock(time.Now)
+	db.SetConnections(pool)
+	f.ok(db.SeedEmpty())
+	return db
+}
+
+// A database that its application has open is captured at once, by a view
+// under a read transaction, and then tailed without a connection.
+func TestTenant_LiveLog(t *testing.T) {
+	f := newFleet(t)
+	app := startChild(t, "app", f.path)
+	app.exec("PRAGMA journal_mode=wal", "CREATE TABLE t (x)", "INSERT INTO t VALUES (1)")
+	before := listDir(t, filepath.Dir(f.path))
+	pool := litestream.NewConnectionPool(litestream.ConnectionPoolOptions{})
+	db := f.live(pool)
+	f.sync()
+	if got := db.Pos().TXID; got != 1 {
+		t.Fatalf("at %s after the first look, want 1", got)
+	}
+	for i := range 20 {
+		app.exec(fmt.Sprintf("INSERT INTO t VALUES (%d)", i))
+		f.sync()
+		if n := db.OpenFiles() + openDescriptors(t, f.path); n != 0 {
+			t.Fatalf("%d descriptors are open between two looks, want none", n)
+		}
+	}
+	if s := pool.Stats(); s.Opened != 1 || s.Open != 0 || s.Leftovers != 0 {
+		t.Errorf("%+v, want one connection, closed", s)
+	}
+	if got := db.Pos().TXID; got != 21 {
+		t.Errorf("at %s, want 21", got)
+	}
+	if after := listDir(t, filepath.Dir(f.path)); !slices.Equal(before, after) {
+		t.Errorf("the folder holds %v, want %v", after, before)
+	}
+	app.close()
+	if got := listDir(t, filepath.Dir(f.path)); len(got) != 1 {
+		t.Errorf("the application left %v when it closed, want the database alone", got)
+	}
+	f.wantRestored()
+}
