@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -27,18 +28,25 @@ const (
 	ledgerDrop
 )
 
+func (c change) path() []byte { return c.row[:c.pathN:c.pathN] }
+
 // over returns the change that has the effect of old followed by c.
 func (c change) over(old change) change {
-	if c.op == ledgerKeep {
+	switch {
+	case c.op != ledgerKeep:
+	case old.op == ledgerSet && !bytes.Equal(c.path(), old.path()):
+		c.op = ledgerDrop
+	default:
 		c.ledger, c.op = old.ledger, old.op
 	}
 	return c
 }
 
 // Put queues a row, in place of what is queued or stored for its ID. A nil
-// ledger keeps the stored one, an empty one drops it. The registry keeps the
-// ledger's slice, which must not change afterwards; of rec it keeps nothing.
-// After Close it does nothing.
+// ledger keeps the stored one, an empty one drops it; an ID that goes to
+// another path is deleted first. The registry keeps the ledger's slice, which
+// must not change afterwards; of rec it keeps nothing. After Close it does
+// nothing.
 func (r *Registry) Put(rec Record, ledger []byte) {
 	c := change{pathN: len(rec.Path), row: encode(&rec)}
 	switch {

@@ -5,7 +5,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"time"
 )
 
 // reads is a connection that only reads.
@@ -36,17 +35,13 @@ func openReads(path, query string) (_ *reads, err error) {
 		return nil, fmt.Errorf("%w: it holds nothing yet", errUnusable)
 	}
 	r := &reads{conn: c}
-	for _, p := range []struct {
-		to    **stmt
-		query string
-	}{
-		{&r.all, "SELECT id, path, data FROM tenant ORDER BY id"},
-		{&r.byPath, "SELECT id, path, data FROM tenant WHERE path = ? ORDER BY id DESC"},
-		{&r.ledgerByID, "SELECT data FROM ledger WHERE id = ?"},
-	} {
-		if *p.to, err = c.prepare(p.query); err != nil {
-			return nil, err
-		}
+	err = c.keep(map[string]**stmt{
+		"SELECT id, path, data FROM tenant ORDER BY id":                                 &r.all,
+		"SELECT id, path, data FROM tenant WHERE path = ? ORDER BY id DESC":             &r.byPath,
+		"SELECT sum, path, ledger.data FROM ledger JOIN tenant USING (id) WHERE id = ?": &r.ledgerByID,
+	})
+	if err != nil {
+		return nil, err
 	}
 	return r, nil
 }
@@ -63,13 +58,11 @@ func (r *row) id() int64 {
 	return id
 }
 
-func (r *row) decode(rec *Record) error {
+// decode is decode for the row's values.
+func (r *row) decode(rec *Record) bool {
 	path, ok1 := r.dest[1].([]byte)
 	data, ok2 := r.dest[2].([]byte)
-	if !ok1 || !ok2 {
-		return errDamaged
-	}
-	return decode(rec, r.id(), path, data)
+	return ok1 && ok2 && decode(rec, r.id(), path, data)
 }
 
 // load calls fn with each row that is not damaged and returns the others' IDs.
@@ -81,7 +74,7 @@ func (r *reads) load(ctx context.Context, fn func(*Record) error) (bad []int64, 
 		if n++; n%1024 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if row.decode(&rec) != nil {
+		if !row.decode(&rec) {
 			bad = append(bad, row.id())
 			return nil
 		}
@@ -90,11 +83,16 @@ func (r *reads) load(ctx context.Context, fn func(*Record) error) (bad []int64, 
 	return bad, err
 }
 
-// ledger returns the ledger of a row, nil if there is none.
+// ledger returns the ledger of a row, nil if there is none. One that is
+// damaged, or was written for another path, is none.
 func (r *reads) ledger(ctx context.Context, id uint32) (b []byte, err error) {
-	dest := make([]driver.Value, 1)
+	dest := make([]driver.Value, 3)
 	err = r.ledgerByID.rows(ctx, dest, func() error {
-		b, _ = dest[0].([]byte)
+		path, _ := dest[1].([]byte)
+		data, _ := dest[2].([]byte)
+		if dest[0] == int64(rowSum(id, path, data)) {
+			b = data
+		}
 		return nil
 	}, int64(id))
 	return b, err
@@ -108,14 +106,9 @@ type infoRow struct {
 }
 
 func (r *reads) info(ctx context.Context) (out infoRow, err error) {
-	s, err := r.prepare("SELECT clean, boot, identity, epoch, written FROM info")
-	if err != nil {
-		return out, err
-	}
-	defer func() { err = errors.Join(err, s.s.Close()) }()
 	dest := make([]driver.Value, 5)
 	found := false
-	err = s.rows(ctx, dest, func() error {
+	err = r.each(ctx, "SELECT clean, boot, identity, epoch, written FROM info", dest, func() error {
 		found = true
 		out.Clean = dest[0] == int64(1)
 		boot, _ := dest[1].([]byte)
@@ -125,13 +118,21 @@ func (r *reads) info(ctx context.Context) (out infoRow, err error) {
 		copy(out.Identity[:], identity)
 		epoch, _ := dest[3].([]byte)
 		out.Epoch = string(epoch)
-		if written, _ := dest[4].(int64); written != 0 {
-			out.WrittenAt = time.Unix(0, written).UTC()
-		}
+		written, _ := dest[4].(int64)
+		out.WrittenAt = timeOf(written)
 		return nil
 	})
 	if err == nil && !found {
 		err = fmt.Errorf("%w: table info is empty", errUnusable)
 	}
 	return out, err
+}
+
+// each is stmt.rows for a statement that runs rarely.
+func (r *reads) each(ctx context.Context, query string, dest []driver.Value, fn func() error) error {
+	s, err := r.prepare(query)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.rows(ctx, dest, fn), s.s.Close())
 }

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"encoding/binary"
-	"errors"
 	"hash/crc32"
 	"time"
 
@@ -29,9 +28,6 @@ const (
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// errDamaged means that a row is not what was written.
-var errDamaged = errors.New("row is damaged")
 
 // encode returns the path, followed by the row's data. One slice holds both,
 // because a row is encoded each time that it changes.
@@ -64,11 +60,12 @@ func encode(rec *Record) []byte {
 	return binary.BigEndian.AppendUint32(b, rowSum(rec.ID, b[:len(rec.Path)], b[len(rec.Path):]))
 }
 
-// decode fills rec from a row. Files is a part of data.
-func decode(rec *Record, id int64, path, data []byte) error {
+// decode fills rec from a row and returns whether the row is what was written.
+// Files is a part of data.
+func decode(rec *Record, id int64, path, data []byte) bool {
 	d, ok := checked(id, path, data)
 	if !ok {
-		return errDamaged
+		return false
 	}
 	flags := d[0]
 	*rec = Record{ID: uint32(id), Path: string(path), Settled: flags&flagSettled != 0, State: d[1]}
@@ -80,19 +77,17 @@ func decode(rec *Record, id int64, path, data []byte) error {
 	rec.Fingerprint.Main = nextPrint(&d)
 	if flags&flagWAL != 0 {
 		if len(d) < printBytes {
-			return errDamaged
+			return false
 		}
 		rec.Fingerprint.WAL = nextPrint(&d)
 	}
 	reason, ok := nextBytes(&d)
 	if !ok {
-		return errDamaged
+		return false
 	}
 	rec.Reason = string(reason)
-	if rec.Files, ok = nextBytes(&d); !ok || len(d) != 0 {
-		return errDamaged
-	}
-	return nil
+	rec.Files, ok = nextBytes(&d)
+	return ok && len(d) == 0
 }
 
 // checked returns data without its checksum if that is right.

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -45,27 +47,27 @@ func (l *logbook) options() registry.Options {
 	return registry.Options{Logger: slog.New(slog.NewTextHandler(l, nil))}
 }
 
-func open(t testing.TB, dir string, opt registry.Options) *registry.Registry {
-	t.Helper()
-	r, err := registry.Open(t.Context(), dir, opt)
+func open(tb testing.TB, dir string, opt registry.Options) *registry.Registry {
+	tb.Helper()
+	r, err := registry.Open(tb.Context(), dir, opt)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { shut(t, r, false) })
+	tb.Cleanup(func() { shut(tb, r, false) })
 	return r
 }
 
-func shut(t testing.TB, r *registry.Registry, clean bool) {
-	t.Helper()
-	if err := r.Close(context.WithoutCancel(t.Context()), clean); err != nil {
-		t.Error(err)
+func shut(tb testing.TB, r *registry.Registry, clean bool) {
+	tb.Helper()
+	if err := r.Close(context.WithoutCancel(tb.Context()), clean); err != nil {
+		tb.Error(err)
 	}
 }
 
-func flush(t testing.TB, r *registry.Registry) {
-	t.Helper()
-	if err := r.Flush(t.Context()); err != nil {
-		t.Fatal(err)
+func flush(tb testing.TB, r *registry.Registry) {
+	tb.Helper()
+	if err := r.Flush(tb.Context()); err != nil {
+		tb.Fatal(err)
 	}
 }
 
@@ -74,34 +76,34 @@ type loader interface {
 	Load(ctx context.Context, fn func(*registry.Record) error) error
 }
 
-func load(t testing.TB, r loader) map[uint32]registry.Record {
-	t.Helper()
+func load(tb testing.TB, r loader) map[uint32]registry.Record {
+	tb.Helper()
 	rows := map[uint32]registry.Record{}
-	err := r.Load(t.Context(), func(rec *registry.Record) error {
+	err := r.Load(tb.Context(), func(rec *registry.Record) error {
 		c := *rec
 		c.Files = append([]byte(nil), rec.Files...)
 		rows[c.ID] = c
 		return nil
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return rows
 }
 
-func ledger(t testing.TB, r *registry.Registry, id uint32) string {
-	t.Helper()
-	b, err := r.Ledger(t.Context(), id)
+func ledger(tb testing.TB, r *registry.Registry, id uint32) string {
+	tb.Helper()
+	b, err := r.Ledger(tb.Context(), id)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return string(b)
 }
 
-func sameRows(t testing.TB, got, want map[uint32]registry.Record) {
-	t.Helper()
+func sameRows(tb testing.TB, got, want map[uint32]registry.Record) {
+	tb.Helper()
 	if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
-		t.Errorf("rows (-want +got):\n%s", d)
+		tb.Errorf("rows (-want +got):\n%s", d)
 	}
 }
 
@@ -178,7 +180,8 @@ func TestRegistry_Queue(t *testing.T) {
 			delete(rows, id)
 			delete(ledgers, id)
 		case n < 70:
-			rec := full(id, fmt.Sprint("/", i))
+			rec := full(id, fmt.Sprint("/", id))
+			rec.TXID = ltx.TXID(i)
 			var l []byte
 			switch rng.IntN(3) {
 			case 0:
@@ -352,3 +355,5 @@ func TestRegistry_Closed(t *testing.T) {
 		}
 	}
 }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -29,14 +29,15 @@ CREATE TABLE info (
 );
 CREATE TABLE summary (id INTEGER PRIMARY KEY CHECK (id = 1), data BLOB NOT NULL);
 CREATE TABLE tenant (id INTEGER PRIMARY KEY, path BLOB NOT NULL, data BLOB NOT NULL);
-CREATE TABLE ledger (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE ledger (id INTEGER PRIMARY KEY, sum INTEGER NOT NULL, data BLOB NOT NULL);
 INSERT INTO info (id, clean) VALUES (1, 0);`
 )
 
 const (
 	busyMillis      = 10_000
-	cacheKiB        = 1024    // of the writer; a reader gets a quarter
-	journalMaxBytes = 8 << 20 // what a checkpointed log may keep on disk
+	cacheKiB        = 1024     // of the writer; a reader gets a quarter
+	checkpointPages = 4000     // a checkpoint is what syncs, so it waits for more than SQLite's 1000
+	journalMaxBytes = 16 << 20 // what a checkpointed log may keep on disk: as many pages
 )
 
 // errUnusable means that the file is no registry of this version, or a damaged
@@ -45,7 +46,8 @@ var errUnusable = errors.New("not a usable registry")
 
 // conn is one driver connection. It is not safe for concurrent use.
 type conn struct {
-	c *sqlite3.SQLiteConn
+	c     *sqlite3.SQLiteConn
+	stmts []*stmt // that live as long as the connection
 }
 
 func connect(path, query string) (*conn, error) {
@@ -138,11 +140,17 @@ func (c *conn) quickCheck() error {
 	return nil
 }
 
+// close ends the connection. With a statement left, SQLite would keep the file
+// open and its log in place (its documentation of sqlite3_close_v2).
 func (c *conn) close() error {
-	if err := c.c.Close(); err != nil {
-		return fmt.Errorf("close connection: %w", sqliteError(err))
+	var errs []error
+	for _, s := range c.stmts {
+		errs = append(errs, s.s.Close())
 	}
-	return nil
+	if err := c.c.Close(); err != nil {
+		errs = append(errs, fmt.Errorf("close connection: %w", sqliteError(err)))
+	}
+	return errors.Join(errs...)
 }
 
 // sqliteError tells damage from other failures. The format was checked before,
@@ -182,6 +190,18 @@ func (c *conn) prepare(query string) (*stmt, error) {
 		p.args[i].Ordinal = i + 1
 	}
 	return p, nil
+}
+
+// keep prepares statements that the connection closes.
+func (c *conn) keep(stmts map[string]**stmt) error {
+	for query, to := range stmts {
+		s, err := c.prepare(query)
+		if err != nil {
+			return err
+		}
+		*to, c.stmts = s, append(c.stmts, s)
+	}
+	return nil
 }
 
 func (s *stmt) bind(vals []driver.Value) []driver.NamedValue {

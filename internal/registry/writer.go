@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 )
 
 // What is beside the registry's file, and what a damaged one is renamed to.
@@ -66,7 +67,17 @@ func openWriter(ctx context.Context, path string) (_ *writer, err error) {
 			return nil, err
 		}
 	}
-	return w, w.prepareAll()
+	err = w.keep(map[string]**stmt{
+		"INSERT OR REPLACE INTO tenant (id, path, data) VALUES (?, ?, ?)": &w.putTenant,
+		"DELETE FROM tenant WHERE id = ?":                                 &w.dropTenant,
+		"INSERT OR REPLACE INTO ledger (id, sum, data) VALUES (?, ?, ?)":  &w.putLedger,
+		"DELETE FROM ledger WHERE id = ?":                                 &w.dropLedger,
+		"UPDATE info SET written = ?":                                     &w.setWritten,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
 }
 
 // create makes an empty file that only its owner may read: paths of tenants
@@ -83,7 +94,7 @@ func create(path string) error {
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return dirError(filepath.Dir(path), err)
 	}
 	return f.Close()
 }
@@ -101,6 +112,7 @@ func (w *writer) setUp() error {
 	for _, q := range []string{
 		"PRAGMA synchronous=NORMAL",
 		"PRAGMA mmap_size=0",
+		fmt.Sprintf("PRAGMA wal_autocheckpoint=%d", checkpointPages),
 		fmt.Sprintf("PRAGMA cache_size=-%d", cacheKiB),
 		fmt.Sprintf("PRAGMA journal_size_limit=%d", journalMaxBytes),
 	} {
@@ -118,26 +130,6 @@ func (w *writer) makeSchema(ctx context.Context) error {
 		}
 		return w.exec(fmt.Sprintf("PRAGMA application_id=%d; PRAGMA user_version=%d; %s", applicationID, version, schema))
 	})
-}
-
-func (w *writer) prepareAll() error {
-	for _, p := range []struct {
-		to    **stmt
-		query string
-	}{
-		{&w.putTenant, "INSERT OR REPLACE INTO tenant (id, path, data) VALUES (?, ?, ?)"},
-		{&w.dropTenant, "DELETE FROM tenant WHERE id = ?"},
-		{&w.putLedger, "INSERT OR REPLACE INTO ledger (id, data) VALUES (?, ?)"},
-		{&w.dropLedger, "DELETE FROM ledger WHERE id = ?"},
-		{&w.setWritten, "UPDATE info SET written = ?"},
-	} {
-		s, err := w.prepare(p.query)
-		if err != nil {
-			return err
-		}
-		*p.to = s
-	}
-	return nil
 }
 
 // run executes one of the statements above.
@@ -165,14 +157,14 @@ func (w *writer) apply(ctx context.Context, id uint32, c change) error {
 	if c.row == nil {
 		err = w.dropTenant.exec(ctx, row)
 	} else {
-		err = w.putTenant.exec(ctx, row, c.row[:c.pathN:c.pathN], c.row[c.pathN:])
+		err = w.putTenant.exec(ctx, row, c.path(), c.row[c.pathN:])
 	}
 	if err != nil {
 		return err
 	}
 	switch c.op {
 	case ledgerSet:
-		return w.putLedger.exec(ctx, row, c.ledger)
+		return w.putLedger.exec(ctx, row, int64(rowSum(id, c.path(), c.ledger)), c.ledger)
 	case ledgerDrop:
 		return w.dropLedger.exec(ctx, row)
 	default:
@@ -198,7 +190,7 @@ func (w *writer) forget(ctx context.Context) (n int, err error) {
 		err := page.rows(ctx, row.dest, func() error {
 			var rec Record
 			last = row.id()
-			if row.decode(&rec) == nil { // a damaged row is left to Load
+			if row.decode(&rec) { // a damaged row is left to Load
 				rec.forgetReplica()
 				batch = append(batch, rec)
 			}
@@ -230,7 +222,7 @@ func (w *writer) discard(ctx context.Context, ids []int64) (err error) {
 	for _, id := range ids {
 		damaged := false
 		err := find.rows(ctx, row.dest, func() error {
-			damaged = row.decode(new(Record)) != nil
+			damaged = !row.decode(new(Record))
 			return nil
 		}, id)
 		if err != nil {
