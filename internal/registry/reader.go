@@ -32,7 +32,9 @@ type Reader struct {
 }
 
 // OpenReader opens the registry of a state directory for reading. If there is
-// none, the error is fs.ErrNotExist.
+// none, the error is fs.ErrNotExist. In the owner's own process a reader is
+// opened after Open, never before it: connections of one process share the
+// -shm, and the first one decides whether it can be written.
 func OpenReader(ctx context.Context, dir string) (*Reader, error) {
 	path, err := filepath.Abs(filepath.Join(dir, FileName))
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -207,6 +208,84 @@ func TestReader_OwnerStops(t *testing.T) {
 	}
 	if info := open(t, dir, registry.Options{}).Info(); !info.Clean || info.Fresh {
 		t.Errorf("info=%+v, want a clean stop", info)
+	}
+}
+
+// TestReader_OwnerRestarts reads all the time while owners come and go, by
+// turns killed and stopped. A read may be refused, but is never wrong.
+func TestReader_OwnerRestarts(t *testing.T) {
+	dir := t.TempDir()
+	c := startChild(t, dir)
+	c.do("put")
+	c.do("close")
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	reads, refused := 0, 0
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			r, err := registry.OpenReader(t.Context(), dir)
+			if err == nil {
+				var gen int
+				gen, err = generation(t.Context(), r)
+				if err == nil && gen < 1 {
+					t.Errorf("generation=%d, want 1 or more", gen)
+				}
+				if cerr := r.Close(); cerr != nil {
+					t.Error(cerr)
+				}
+			}
+			switch {
+			case err == nil:
+				reads++
+			case errors.Is(err, registry.ErrChanged):
+				refused++
+			default:
+				t.Error(err)
+			}
+		}
+	})
+	for i := range 12 {
+		c := startChild(t, dir)
+		c.do("put")
+		c.do("put")
+		if i%2 == 0 {
+			c.do("close")
+		}
+		c.kill()
+	}
+	close(done)
+	wg.Wait()
+	t.Logf("%d reads, %d refused", reads, refused)
+	if reads == 0 {
+		t.Error("nothing was read")
+	}
+}
+
+// TestReader_SameProcess reads beside the owner in one process, which keeps
+// its locks.
+func TestReader_SameProcess(t *testing.T) {
+	dir := t.TempDir()
+	r := open(t, dir, registry.Options{})
+	for gen := 1; gen < 4; gen++ {
+		if err := putGeneration(t.Context(), r, gen); err != nil {
+			t.Fatal(err)
+		}
+		rd := openReader(t, dir)
+		if got, err := generation(t.Context(), rd); err != nil || got != gen {
+			t.Errorf("generation=%d, %v, want %d", got, err, gen)
+		}
+		if err := rd.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	shut(t, r, true)
+	if got := strings.Join(sortedKeys(files(t, dir)), " "); got != "lock registry.db" {
+		t.Errorf("files=%s, want no log left", got)
 	}
 }
 
