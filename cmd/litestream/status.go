@@ -6,13 +6,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/superfly/ltx"
 )
 
 var statusHelp = help{
-	about: "status shows the replication state that lies beside the databases of the configuration file.",
+	about: "status shows the replication state of the databases of the configuration file: what lies beside those of dbs, and\nwhat the registry in the state directory says of those that multi-db finds.",
 	forms: []string{"status [arguments] [DB_PATH]"},
 	flags: [][2]string{configFlag, jsonFlag, expandEnvFlag},
 	notes: `It reads local files only and works whether a daemon runs or not.
@@ -20,8 +21,11 @@ var statusHelp = help{
 	database     path of the database
 	status       ok, not initialized, no database or error
 	local txid   newest transaction captured on this host
-	wal size     size of the -wal file`,
-	examples: []string{"status", "status -json", "status /path/to/db"},
+	wal size     size of the -wal file
+
+For multi-db it prints a summary, as of the last scan, or with the path of a
+database its record.`,
+	examples: []string{"status", "status -json", "status /path/to/db", "status /data/p1/databases/d1/branches/main/tenants/t42.db"},
 }
 
 // dbStatus is one line of the status command.
@@ -32,7 +36,13 @@ type dbStatus struct {
 	WALSize   string `json:"wal_size"`
 }
 
-func (a *app) runStatus(_ context.Context, args []string) error {
+// allStatus is what status prints as JSON where multi-db is in use.
+type allStatus struct {
+	Databases []dbStatus   `json:"databases"` // of `dbs`
+	MultiDB   *fleetStatus `json:"multi_db"`
+}
+
+func (a *app) runStatus(ctx context.Context, args []string) error {
 	var conf configFlags
 	flags := a.newFlagSet("litestream-status", &statusHelp)
 	conf.register(flags)
@@ -49,19 +59,46 @@ func (a *app) runStatus(_ context.Context, args []string) error {
 		if only, err = expandPath(flags.Arg(0)); err != nil {
 			return err
 		}
+		if cfg.MultiDB != nil && cfg.db(only) == nil {
+			return a.statusOfTenant(ctx, cfg.MultiDB, only, *asJSON)
+		}
 	}
 
-	statuses, rows := []dbStatus{}, [][]string{}
+	statuses := []dbStatus{}
 	for _, db := range cfg.DBs {
-		if only != "" && db.Path != only {
-			continue
+		if only == "" || db.Path == only {
+			statuses = append(statuses, readDBStatus(db))
 		}
-		s := readDBStatus(db)
-		statuses = append(statuses, s)
-		rows = append(rows, []string{s.Database, s.Status, s.LocalTXID, s.WALSize})
 	}
-	if *asJSON {
+	now := time.Now()
+	var fleet *fleetStatus
+	if only == "" {
+		fleet, err = cfg.fleet(ctx, now)
+	}
+	switch {
+	case *asJSON && err != nil:
+		return err
+	case *asJSON && fleet != nil:
+		return writeJSON(a.stdout, allStatus{statuses, fleet})
+	case *asJSON:
 		return writeJSON(a.stdout, statuses)
+	}
+	if len(statuses) > 0 || fleet == nil {
+		err = errors.Join(a.printDBStatuses(statuses), err)
+	}
+	if fleet == nil || err != nil {
+		return err
+	}
+	if len(statuses) > 0 {
+		printf(a.stdout, "\n")
+	}
+	return fleet.print(a.stdout, now, cfg.MultiDB.settings("").ScanInterval)
+}
+
+func (a *app) printDBStatuses(statuses []dbStatus) error {
+	var rows [][]string
+	for _, s := range statuses {
+		rows = append(rows, []string{s.Database, s.Status, s.LocalTXID, s.WALSize})
 	}
 	return writeTable(a.stdout, []string{"database", "status", "local txid", "wal size"}, rows)
 }
