@@ -63,7 +63,12 @@ func (a *app) runStatus(ctx context.Context, args []string) error {
 			return a.statusOfTenant(ctx, cfg.MultiDB, only, *asJSON)
 		}
 	}
+	return a.statusOfAll(ctx, cfg, only, *asJSON)
+}
 
+// statusOfAll prints the databases of `dbs`, or one of them, and the summary
+// of those that patterns find unless one was asked for.
+func (a *app) statusOfAll(ctx context.Context, cfg *Config, only string, asJSON bool) (err error) {
 	statuses := []dbStatus{}
 	for _, db := range cfg.DBs {
 		if only == "" || db.Path == only {
@@ -76,11 +81,11 @@ func (a *app) runStatus(ctx context.Context, args []string) error {
 		fleet, err = cfg.fleet(ctx, now)
 	}
 	switch {
-	case *asJSON && err != nil:
+	case asJSON && err != nil:
 		return err
-	case *asJSON && fleet != nil:
+	case asJSON && fleet != nil:
 		return writeJSON(a.stdout, allStatus{statuses, fleet})
-	case *asJSON:
+	case asJSON:
 		return writeJSON(a.stdout, statuses)
 	}
 	if len(statuses) > 0 || fleet == nil {
