@@ -169,7 +169,7 @@ type dbTable struct {
 	index   hashIndex // by directory and name
 	names   arena
 	dirs    *interner
-	groups  *interner // project, NUL, database; 0 is that of neither
+	groups  *interner // NUL, project, NUL, database; 0 is that of neither
 	recent  dirCache
 	seen    bitset // in the scan that runs
 
@@ -181,7 +181,7 @@ type dbTable struct {
 }
 
 func newDBTable() *dbTable {
-	t := &dbTable{seed: maphash.MakeSeed(), dirs: newInterner(), groups: newInterner()}
+	t := &dbTable{seed: maphash.MakeSeed(), dirs: newInterner('/'), groups: newInterner(0)}
 	t.groups.acquire("\x00")
 	return t
 }
@@ -237,7 +237,7 @@ func (t *dbTable) All() iter.Seq2[uint32, *DBState] {
 	}
 }
 
-// findDir returns the number of a directory that holds a record.
+// findDir returns the number of a directory in which records lie.
 func (t *dbTable) findDir(dir string) (uint32, bool) {
 	if d, ok := t.recent.find(dir); ok {
 		return d, true
@@ -383,8 +383,8 @@ func (t *dbTable) AppendPath(b []byte, i uint32) []byte {
 	if s == nil {
 		return b
 	}
-	dir := t.dirs.get(s.dir)
-	if b = append(b, dir...); len(dir) > 1 {
+	start := len(b)
+	if b = t.dirs.append(b, s.dir); len(b) > start+1 {
 		b = append(b, '/')
 	}
 	return append(b, t.nameOf(s)...)
@@ -415,16 +415,15 @@ func (t *dbTable) SetGroup(i uint32, project, database string) (uint32, error) {
 	if s == nil {
 		return 0, errTenantSlot
 	}
-	var buf [256]byte
-	key := append(append(append(buf[:0], project...), 0), database...)
-	g, ok := t.groups.acquire(string(key))
+	g, ok := uint32(0), true
+	if project != "" || database != "" {
+		g, ok = t.groups.acquire("\x00" + project + "\x00" + database)
+	}
 	if !ok {
 		return 0, errTableFull
 	}
 	t.releaseGroup(s.group)
-	if s.group = g; g == 0 {
-		t.groups.release(g) // it stays without a reference of each record
-	}
+	s.group = g
 	return g, nil
 }
 
@@ -436,7 +435,7 @@ func (t *dbTable) releaseGroup(g uint32) {
 
 // Group returns the names of a group that a record has.
 func (t *dbTable) Group(g uint32) (project, database string) {
-	project, database, _ = strings.Cut(string(t.groups.get(g)), "\x00")
+	project, database, _ = strings.Cut(string(t.groups.append(nil, g)[1:]), "\x00")
 	return project, database
 }
 

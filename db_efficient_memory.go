@@ -1,9 +1,6 @@
 package litestream
 
-import (
-	"hash/maphash"
-	"math/bits"
-)
+import "math/bits"
 
 // What dbTable is made of. Nothing in here holds a pointer for each record, so
 // that 100,000 of them cost the garbage collector nothing, and nothing that is
@@ -225,93 +222,4 @@ func (x *hashIndex) remove(h uint64, i uint32, hash func(uint32) uint64) {
 		}
 	}
 	x.tags[gap] = 0
-}
-
-// interner gives each distinct string a small number, as long as somebody
-// refers to it.
-type interner struct {
-	seed    maphash.Seed
-	entries slab[interned]
-	n       uint32 // entries made so far
-	free    uint32 // head of the list of free ones, plus one
-	index   hashIndex
-	text    arena
-}
-
-// interned is a string; off is the next free entry plus one if refs is 0.
-type interned struct {
-	off  uint32
-	refs uint32
-	len  uint16
-}
-
-func newInterner() *interner { return &interner{seed: maphash.MakeSeed()} }
-
-// get returns a string. It is valid until the interner changes.
-func (t *interner) get(i uint32) []byte {
-	e := t.entries.at(i)
-	return t.text.get(e.off, int(e.len))
-}
-
-func (t *interner) hash(i uint32) uint64 { return maphash.Bytes(t.seed, t.get(i)) }
-
-// find returns the number of s, if anybody refers to it.
-func (t *interner) find(s string) (uint32, bool) {
-	h := maphash.String(t.seed, s)
-	i, pos, ok := t.index.next(h, t.index.seek(h))
-	for ok && string(t.get(i)) != s {
-		i, pos, ok = t.index.next(h, pos)
-	}
-	return i, ok
-}
-
-// acquire returns the number of s and counts a reference. It fails if s has
-// more than maxText bytes, and when there is no room for another string.
-func (t *interner) acquire(s string) (uint32, bool) {
-	if i, ok := t.find(s); ok {
-		t.entries.at(i).refs++
-		return i, true
-	}
-	off, ok := t.text.put([]byte(s))
-	if !ok {
-		return 0, false
-	}
-	var i uint32
-	if t.free != 0 {
-		i = t.free - 1
-		t.free = t.entries.at(i).off
-	} else {
-		i = t.n
-		t.entries.make(i)
-		t.n++
-	}
-	*t.entries.at(i) = interned{off: off, refs: 1, len: uint16(len(s))}
-	t.index.put(maphash.String(t.seed, s), i, t.hash)
-	return i, true
-}
-
-// release gives one reference back and reports whether it was the last.
-func (t *interner) release(i uint32) (last bool) {
-	e := t.entries.at(i)
-	if e.refs--; e.refs > 0 {
-		return false
-	}
-	t.index.remove(t.hash(i), i, t.hash)
-	t.text.dead += int(e.len)
-	*e = interned{off: t.free}
-	t.free = i + 1
-	if t.text.wasteful() {
-		t.compact()
-	}
-	return true
-}
-
-func (t *interner) compact() {
-	var to arena
-	for i := range t.n {
-		if e := t.entries.at(i); e.refs > 0 {
-			e.off, _ = to.put(t.text.get(e.off, int(e.len))) // fits: half of it is gone
-		}
-	}
-	t.text = to
 }

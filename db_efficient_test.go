@@ -77,7 +77,12 @@ func (m *tableModel) release(i uint32) {
 	}
 }
 
-func joinTenant(dir, name string) string { return strings.TrimSuffix(dir, "/") + "/" + name }
+func joinTenant(dir, name string) string {
+	if dir == "/" {
+		return dir + name
+	}
+	return dir + "/" + name
+}
 
 // tableChecker runs random operations on a table and its model.
 type tableChecker struct {
@@ -283,7 +288,7 @@ func TestDBTable_Model(t *testing.T) {
 		c := &tableChecker{t: t, rnd: rnd, table: newDBTable(), model: tableModel{
 			records: map[uint32]*modelRecord{}, paths: map[string]uint32{}, owners: map[wal.FileID]uint32{},
 		}}
-		c.dirs = []string{"/", "/a", "/a/b", "/a\xff", "/" + strings.Repeat("long/", maxTenantDir/5-1) + "dir"}
+		c.dirs = []string{"/", "/a", "/a/b", "//", "/a/", "//a", "/a\xff", "/a/b/c/d/e", "/" + strings.Repeat("long/", maxTenantDir/5-1) + "dir"}
 		for range rnd.IntN(20) {
 			c.dirs = append(c.dirs, "/"+strings.Repeat(c.name(), 1+rnd.IntN(4)))
 		}
@@ -395,8 +400,17 @@ func TestDBTable_Limits(t *testing.T) {
 	if _, err := tab.SetGroup(8, "p", "d"); !errors.Is(err, errTenantSlot) {
 		t.Errorf("SetGroup of nothing = %v", err)
 	}
-	if _, err := tab.SetGroup(7, strings.Repeat("p", maxText), "d"); !errors.Is(err, errTableFull) {
-		t.Errorf("SetGroup with a name too long = %v", err)
+	long := strings.Repeat("p", maxText+1)
+	for _, names := range [][2]string{{long, "d"}, {"p", long}} {
+		if _, err := tab.SetGroup(7, names[0], names[1]); !errors.Is(err, errTableFull) {
+			t.Errorf("SetGroup with a name too long = %v", err)
+		}
+	}
+	if tab.groups.index.n != 1 {
+		t.Errorf("%d groups are left of none", tab.groups.index.n)
+	}
+	if g, err := tab.SetGroup(7, "", long[1:]); err != nil || g == 0 {
+		t.Errorf("SetGroup with the longest name = %d, %v", g, err)
 	}
 }
 
@@ -519,26 +533,46 @@ func TestDBTable_Unseen(t *testing.T) {
 func TestDBTable_Churn(t *testing.T) {
 	tab := newDBTable()
 	const live = 2000
-	for n := range 60_000 {
+	want := make(map[uint32]string)
+	for n := range 30_000 {
 		dir := fmt.Sprintf("/data/p%d/%s", n/10, strings.Repeat("d", n%200))
-		i, err := tab.Add(dir, fmt.Appendf(nil, "%s%d.db", strings.Repeat("t", n%100), n))
+		name := fmt.Sprintf("%s%d.db", strings.Repeat("t", n%100), n)
+		i, err := tab.Add(dir, []byte(name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := tab.SetGroup(i, fmt.Sprint("p", n/10), fmt.Sprint("d", n)); err != nil {
+		want[i] = dir + "/" + name
+		if _, err := tab.SetGroup(i, dir, name); err != nil {
 			t.Fatal(err)
 		}
 		p := wal.Print{ID: wal.FileID{Dev: 1, Ino: uint64(n)}, Size: 1}
 		tab.SetFingerprint(i, &sqlitefile.Fingerprint{Main: p, WAL: p}, true)
 		if n >= live {
 			tab.Remove((i + live/2) % live)
+			delete(want, (i+live/2)%live)
 		}
 		if i >= live+1 {
 			t.Fatalf("number %d with at most %d records", i, live+1)
 		}
 	}
+	got := make(map[uint32]string)
+	for i, s := range tab.All() {
+		project, database := tab.Group(s.group)
+		if got[i] = tab.Path(i); got[i] != project+"/"+database {
+			t.Fatalf("group of %q is %q %q", got[i], project, database)
+		}
+		if at, ok := tab.FindPath(got[i]); !ok || at != i {
+			t.Fatalf("FindPath(%q) = %d %v, want %d", got[i], at, ok, i)
+		}
+		if _, ok := tab.FindInode(tab.Fingerprint(i).Main.ID); !ok {
+			t.Fatalf("record %d lost its inode", i)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatalf("paths (-want +got):\n%s", diff)
+	}
 	pieces := len(tab.names.pieces) + len(tab.dirs.text.pieces) + len(tab.groups.text.pieces)
-	if limit := 60; pieces > limit { // ~ 2000 × (60 + 110 + 12) bytes, twice that while half is dead
+	if limit := 60; pieces > limit { // ~60 bytes of a name, ~110 of a directory, 170 of a group; twice that while half is dead
 		t.Errorf("%d pieces of text for %d records, want at most %d", pieces, tab.Len(), limit)
 	}
 	if n := len(tab.logs.pieces); n > live/slabLen+1 {
@@ -627,9 +661,9 @@ func TestDBTable_Memory(t *testing.T) {
 			after, totalAfter := heapAfter()
 			var q promotionQueue
 			for i := range tab.All() {
-				q.Push(i, queueFirst, time.Unix(int64(i), 0))
+				q.Push(i, queueFirst, time.Unix(0, 0))
 			}
-			for range n {
+			for q.Len() > 0 {
 				q.Pop(time.Unix(0, 0))
 			}
 			drained, _ := heapAfter()
@@ -653,7 +687,7 @@ func TestDBTable_Memory(t *testing.T) {
 // TestDBTable_Growth: growing copies nothing large. All that was ever
 // allocated stays near what is in use, so the peak does, too.
 func TestDBTable_Growth(t *testing.T) {
-	f := newFleet(200_000, 100, true)
+	f := newFleet(100_000, 100, true)
 	tab := newDBTable()
 	before, totalBefore := heapAfter()
 	for n := range f.names {
@@ -663,7 +697,7 @@ func TestDBTable_Growth(t *testing.T) {
 		}
 		tab.SetFingerprint(i, &f.fps[n], true)
 		first := tab.At(0)
-		if n%50_000 == 0 {
+		if n%25_000 == 0 {
 			defer func() {
 				if tab.At(0) != first {
 					t.Error("a record moved")
@@ -766,11 +800,12 @@ func BenchmarkDBTable_Scan(b *testing.B) {
 	const n = 100_000
 	for _, bb := range []struct {
 		name    string
+		dirs    int
 		shuffle bool
 		logs    bool
-	}{{"resting", false, false}, {"logs", false, true}, {"shuffled", true, true}} {
+	}{{"resting", 100, false, false}, {"logs", 100, false, true}, {"shuffled", 100, true, true}, {"dirs=100k", n, false, false}} {
 		b.Run("dbs=100k/"+bb.name, func(b *testing.B) {
-			f := newFleet(n, 100, bb.logs)
+			f := newFleet(n, bb.dirs, bb.logs)
 			tab := f.table(b)
 			if bb.shuffle { // within each directory
 				rnd := rand.New(rand.NewPCG(1, 0))

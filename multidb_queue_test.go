@@ -116,7 +116,7 @@ func TestPromotionQueue_Model(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	base := time.Unix(1_800_000_000, 0)
-	for round := range 60 {
+	for round := range 30 {
 		var q promotionQueue
 		var m queueModel
 		now := base
