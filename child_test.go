@@ -2,7 +2,6 @@ package litestream_test
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -38,7 +37,7 @@ func serveChild(role, path string) error {
 		if err != nil {
 			return err
 		}
-		do = func(string) error { return errors.Join(db.SyncFully(childContext()), db.Replica.Sync(childContext())) }
+		do = func(line string) error { return replicate(db, line) }
 	default:
 		return fmt.Errorf("unknown role %s", role)
 	}

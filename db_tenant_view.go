@@ -38,7 +38,9 @@ type tenantFacts struct {
 }
 
 // decideTenantView chooses what holds a database of a fleet still. A connection
-// is opened only where somebody else has one, so that it creates nothing.
+// is opened only where somebody else has one, so that it creates nothing. A
+// read-only one is the last resort: if the application closes meanwhile, the
+// log stays behind.
 func decideTenantView(f tenantFacts) viewKind {
 	tooOften := f.disturbed >= movedTooOften
 	switch {
@@ -48,7 +50,7 @@ func decideTenantView(f tenantFacts) viewKind {
 		return viewSliced
 	case !f.wal, !f.live:
 		return viewQuiet
-	case f.connect, f.readOnly && tooOften:
+	case f.connect, f.readOnly && f.disturbed >= 2*movedTooOften:
 		return viewLocked
 	default:
 		return viewStill

@@ -2,6 +2,7 @@ package litestream_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,6 +27,21 @@ func childTenant(path string) (*litestream.DB, error) {
 		return nil, err
 	}
 	return db, db.SeedEmpty()
+}
+
+// replicate does what a line asks a child to do with its database.
+func replicate(db *litestream.DB, line string) error {
+	switch line {
+	case "sync":
+		return errors.Join(db.SyncFully(childContext()), db.Replica.Sync(childContext()))
+	case "settle": // until what was written is old enough to prove something
+		<-time.NewTimer(2100 * time.Millisecond).C
+		return db.Sync(childContext())
+	case "look":
+		return db.Sync(childContext())
+	default:
+		return fmt.Errorf("unknown request %s", line)
+	}
 }
 
 // fileFact is what must not change of a file beside a tenant.
