@@ -39,7 +39,7 @@ type capture struct {
 // captured is a staged file that is not yet under its final name.
 type captured struct {
 	file    *ltxfile.File // nil if nothing differs
-	enc     *ltx.Encoder  // of file
+	enc     *ltxfile.Encoder
 	header  ltx.Header
 	pageN   int // pages in the file
 	post    ltx.Checksum
@@ -54,7 +54,8 @@ func (c *captured) abort() error {
 	}
 	var err error
 	if c.file != nil {
-		err = errors.Join(c.enc.Cleanup(), c.file.Abort())
+		c.enc.Release()
+		err = c.file.Abort()
 	}
 	if c.sums != nil {
 		err = errors.Join(err, c.sums.Abort())
@@ -129,18 +130,16 @@ func (c *capture) tail(res wal.Result) (_ *captured, err error) {
 }
 
 // view stages every page of the view whose checksum differs from the ledger's,
-// all pages if there is none, and a whole new ledger. The file is only made
-// when the first difference is met; a view without one stages the ledger only.
-func (c *capture) view(v *View, ledgerPath string) (_ *captured, err error) {
-	d := diff{capture: c, view: v, out: &captured{}, summer: newPageSummer()}
+// all pages if there is none, and a whole new ledger by sums. The file is only
+// made when the first difference is met; a view without one stages the ledger
+// only.
+func (c *capture) view(v *View, sums *pagesum.Writer) (_ *captured, err error) {
+	d := diff{capture: c, view: v, out: &captured{sums: sums}, summer: newPageSummer()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.out.abort())
 		}
 	}()
-	if d.out.sums, err = pagesum.NewWriter(ledgerPath, v.PageSize); err != nil {
-		return nil, err
-	}
 	if err := d.openLedger(); err != nil {
 		return nil, err
 	}
@@ -295,7 +294,7 @@ type publishRule struct {
 // ltxWriter encodes one LTX file and holds the publish rule.
 type ltxWriter struct {
 	file     *ltxfile.File
-	enc      *ltx.Encoder
+	enc      *ltxfile.Encoder
 	rule     publishRule
 	pageN    uint32 // of the database
 	lockPgno uint32
@@ -317,13 +316,9 @@ func (c *capture) create(hdr ltx.Header, rule publishRule) (*ltxWriter, error) {
 }
 
 func newLTXWriter(f *ltxfile.File, hdr ltx.Header, rule publishRule) (*ltxWriter, error) {
-	enc, err := ltx.NewEncoder(f)
-	if err != nil {
-		return nil, fmt.Errorf("encode ltx: %w", err)
-	}
 	// The page index of a large database goes to a temporary file beside it.
-	enc.SetSpillDir(filepath.Dir(f.Name()))
-	if err := enc.EncodeHeader(hdr); err != nil {
+	enc, err := ltxfile.NewEncoder(f, hdr, filepath.Dir(f.Name()))
+	if err != nil {
 		return nil, fmt.Errorf("encode ltx header: %w", err)
 	}
 	return &ltxWriter{
@@ -333,7 +328,7 @@ func newLTXWriter(f *ltxfile.File, hdr ltx.Header, rule publishRule) (*ltxWriter
 }
 
 func (w *ltxWriter) page(pgno uint32, page []byte) error {
-	if err := w.enc.EncodePage(ltx.PageHeader{Pgno: pgno}, page); err != nil {
+	if err := w.enc.Page(pgno, page); err != nil {
 		return fmt.Errorf("encode ltx page %d: %w", pgno, err)
 	}
 	if pgno > w.rule.minPageN {
@@ -359,8 +354,7 @@ func (w *ltxWriter) finish(post ltx.Checksum) error {
 	if !w.lastSeen {
 		return fmt.Errorf("%w: page %d of the last frame is not in it", errPublishRule, w.rule.lastPgno)
 	}
-	w.enc.SetPostApplyChecksum(post)
-	if err := w.enc.Close(); err != nil {
+	if err := w.enc.Close(post); err != nil {
 		return fmt.Errorf("encode ltx: %w", err)
 	}
 	return nil

@@ -156,7 +156,12 @@ func (db *DB) L0Dir() string {
 }
 
 // LedgerPath returns the file of the page ledger.
-func (db *DB) LedgerPath() string { return LedgerPath(db.metaPath) }
+func (db *DB) LedgerPath() string {
+	if db.tenant != nil {
+		return db.tenantLedgerPath()
+	}
+	return LedgerPath(db.metaPath)
+}
 
 // LedgerPath returns the page ledger's file in a metadata directory. A restore
 // that leaves a ledger there lets replication go on without a full copy.
@@ -240,7 +245,11 @@ func (db *DB) Pos() Pos {
 // (compat.md section 4.1).
 func (db *DB) ltxDir() ltxfile.Dir {
 	p := db.permissions()
-	return ltxfile.New(db.L0Dir(), p.DirMode, p.Mode, p.UID, p.GID)
+	dir := ltxfile.New(db.L0Dir(), p.DirMode, p.Mode, p.UID, p.GID)
+	if db.tenant != nil {
+		return dir.Volatile()
+	}
+	return dir
 }
 
 // permissions are those of the database, for the files that hold its content.

@@ -204,6 +204,19 @@ func eachPage(dir ltxfile.Dir, txid ltx.TXID, fn func(pgno uint32, page []byte))
 // damaged is given up.
 func (db *DB) saveLedger() error {
 	l := db.st.ledger
+	err := db.stampLedger()
+	if err == nil || errors.Is(err, pagesum.ErrFlush) {
+		err = l.Flush()
+	}
+	if errors.Is(err, pagesum.ErrInvalid) || errors.Is(err, fs.ErrNotExist) {
+		return db.rejectLedger(err)
+	}
+	return err
+}
+
+// stampLedger puts the cursor into the ledger, if both stand at the position.
+func (db *DB) stampLedger() error {
+	l := db.st.ledger
 	h := l.Header()
 	if db.st.cursor.IsZero() || h.TXID != db.st.txid {
 		h.Meta = nil
@@ -214,14 +227,7 @@ func (db *DB) saveLedger() error {
 		}
 		h.Meta = meta
 	}
-	err := l.Apply(nil, h)
-	if err == nil || errors.Is(err, pagesum.ErrFlush) {
-		err = l.Flush()
-	}
-	if errors.Is(err, pagesum.ErrInvalid) || errors.Is(err, fs.ErrNotExist) {
-		return db.rejectLedger(err)
-	}
-	return err
+	return l.Apply(nil, h)
 }
 
 // flushLedger writes the ledger if the last time is long ago, so that local
@@ -249,7 +255,11 @@ func (db *DB) deleteLocal(txid ltx.TXID) error {
 }
 
 // ensureMeta creates the metadata directory.
+// That of a fleet's database is made with the first file in it.
 func (db *DB) ensureMeta() error {
+	if db.tenant != nil {
+		return nil
+	}
 	if err := os.MkdirAll(db.metaPath, db.metaMode()); err != nil {
 		return fmt.Errorf("create metadata directory: %w", err)
 	}
@@ -269,9 +279,17 @@ func (db *DB) forget(txid ltx.TXID) error {
 
 // dropLedger gives up the page ledger and removes its file.
 func (db *DB) dropLedger() error {
-	if db.st.ledger != nil {
-		db.st.ledger.Discard()
-		db.st.ledger = nil
+	l := db.st.ledger
+	db.st.ledger = nil
+	if db.tenant != nil {
+		// A file that stays is no harm: the registry tells which is meant.
+		if l != nil {
+			return l.Remove()
+		}
+		return nil
+	}
+	if l != nil {
+		l.Discard()
 	}
 	return pagesum.Remove(db.LedgerPath())
 }

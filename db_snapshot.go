@@ -109,6 +109,9 @@ func (db *DB) writeSnapshot(v *View) (_ *StagedSnapshot, err error) {
 		return nil, err
 	}
 	dir := ltxfile.New(filepath.Join(db.metaPath, "snapshot"), db.metaMode(), 0o600, -1, -1)
+	if db.tenant != nil {
+		dir = dir.Volatile()
+	}
 	f, err := dir.Create(1, db.st.txid)
 	if err != nil {
 		return nil, err
@@ -124,7 +127,7 @@ func (db *DB) writeSnapshot(v *View) (_ *StagedSnapshot, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, w.enc.Cleanup())
+			w.enc.Release()
 		}
 	}()
 	audit := newAudit(db.st.ledger, v)

@@ -364,6 +364,9 @@ func (db *DB) afterCapture(opened bool) error {
 
 // spool returns how much of a log may be copied, and where to.
 func (db *DB) spool() wal.Options {
+	if t := db.tenant; t != nil {
+		return wal.Options{SpoolDir: t.stagingDir()} // a file there has no name
+	}
 	return wal.Options{SpoolDir: db.metaPath}
 }
 
@@ -522,7 +525,11 @@ func (db *DB) captureView(v *View, reason wal.Reason) error {
 		}
 	}
 	c := db.nextCapture()
-	out, err := c.view(v, db.LedgerPath())
+	sums, err := db.newLedger(v)
+	if err != nil {
+		return classifyIO(err)
+	}
+	out, err := c.view(v, sums)
 	if errors.Is(err, errLedger) && db.st.ledger != nil {
 		if err := db.rejectLedger(err); err != nil {
 			return err
@@ -543,8 +550,9 @@ func (db *DB) captureView(v *View, reason wal.Reason) error {
 	if db.Replica != nil {
 		hdr.Replica = db.Replica.Identity()
 	}
-	if db.st.ledger != nil {
-		db.st.ledger.Discard()
+	old := db.st.ledger
+	if old != nil {
+		old.Discard()
 		db.st.ledger = nil
 	}
 	db.st.cursor = v.Cursor
@@ -555,7 +563,18 @@ func (db *DB) captureView(v *View, reason wal.Reason) error {
 	}
 	l.SetBudget(db.shared.ledgerBudget())
 	db.st.ledger = l
+	if old != nil && l.InMemory() {
+		return old.Remove() // the database has shrunk
+	}
 	return nil
+}
+
+// newLedger begins the ledger of a view.
+func (db *DB) newLedger(v *View) (*pagesum.Writer, error) {
+	if db.tenant != nil {
+		return pagesum.NewVolatileWriter(db.LedgerPath(), v.PageSize, v.PageN)
+	}
+	return pagesum.NewWriter(db.LedgerPath(), v.PageSize)
 }
 
 // publishFile gives a staged file its final name and the database its new

@@ -40,6 +40,22 @@ func newTenantDB(path string, mode *tenantMode) *DB {
 // acknowledged. It is volatile: no later process reads it.
 const stagingDir = "staging"
 
+func (t *tenantMode) stagingDir() string { return filepath.Join(t.stateDir, stagingDir) }
+
+// ledgersDir holds, below the state directory, the page ledgers that are too
+// large for the registry. It tells by a hash which one it means.
+const ledgersDir = "ledgers"
+
+func (db *DB) tenantLedgerPath() string {
+	return filepath.Join(db.tenant.stateDir, ledgersDir, tenantKey(db.path))
+}
+
+// removeTenantLedger removes the page ledger of a database that the registry
+// forgets.
+func removeTenantLedger(stateDir, path string) error {
+	return pagesum.Remove(filepath.Join(stateDir, ledgersDir, tenantKey(path)))
+}
+
 // tenantMetaPath is where a database of a fleet stages its files.
 func tenantMetaPath(stateDir, path string) string {
 	return filepath.Join(stateDir, stagingDir, tenantKey(path))
@@ -89,11 +105,12 @@ func (db *DB) seedEmpty() error { return db.seed(0, nil) }
 // position. If that is the registry's, the ledger stays good; if not, the
 // storage's is adopted.
 func (db *DB) seedUnconfirmed(txid ltx.TXID, ledger []byte) error {
+	if db.st.loaded {
+		return fmt.Errorf("seed database %s: it is in use already", db.path)
+	}
 	db.st.txid, db.st.firstStaged = txid, txid+1
 	db.stage.reset(txid, nil)
-	if err := db.seedLedger(ledger); err != nil {
-		return err
-	}
+	db.seedLedger(ledger)
 	db.st.loaded = true
 	db.publish()
 	return nil
@@ -101,26 +118,26 @@ func (db *DB) seedUnconfirmed(txid ltx.TXID, ledger []byte) error {
 
 // seedLedger decodes the registry's copy of the page ledger. Only one of
 // exactly the seeded position on exactly this replica is used.
-func (db *DB) seedLedger(b []byte) error {
+func (db *DB) seedLedger(b []byte) {
 	if len(b) == 0 || db.st.txid == 0 {
-		return nil
+		return
 	}
-	if err := db.ensureMeta(); err != nil {
-		return err
+	refuse := func(reason error) {
+		db.Logger.Debug("page ledger is not used, the next capture is a full copy", "db", db.path, "error", reason)
 	}
-	if err := os.WriteFile(db.LedgerPath(), b, 0o600); err != nil {
-		return fmt.Errorf("write page ledger: %w", err)
-	}
-	l, err := pagesum.Open(db.LedgerPath())
+	l, err := pagesum.Unmarshal(b, db.LedgerPath())
 	if err != nil {
-		return db.rejectLedger(err)
+		refuse(err)
+		return
 	}
 	hdr := l.Header()
 	if db.Replica != nil && hdr.Replica != db.Replica.Identity() {
-		return db.rejectLedger(errors.New("it is of another replica"))
+		refuse(errors.New("it is of another replica"))
+		return
 	}
 	if hdr.TXID != db.st.txid {
-		return db.rejectLedger(fmt.Errorf("it is of %s, the newest acknowledged file of %s", hdr.TXID, db.st.txid))
+		refuse(fmt.Errorf("it is of %s, the newest acknowledged file of %s", hdr.TXID, db.st.txid))
+		return
 	}
 	var cur wal.Cursor
 	if cur.UnmarshalBinary(hdr.Meta) == nil && cur.BootID != [16]byte{} {
@@ -128,12 +145,11 @@ func (db *DB) seedLedger(b []byte) error {
 	}
 	l.SetBudget(db.shared.ledgerBudget())
 	db.st.ledger = l
-	return nil
 }
 
 // tenantPosition is what a database of a fleet leaves behind for the registry.
 type tenantPosition struct {
-	TXID   ltx.TXID // newest acknowledged
+	TXID ltx.TXID // newest acknowledged
 	// Ledger is the page ledger at TXID with the cursor, encoded; empty if there
 	// is none, nil if the registry's copy stays.
 	Ledger []byte
@@ -172,15 +188,19 @@ func (db *DB) positionLocked() (tenantPosition, error) {
 	if db.st.ledger == nil {
 		return p, nil
 	}
-	if err := db.saveLedger(); err != nil || db.st.ledger == nil {
-		return p, err
-	}
-	b, err := os.ReadFile(db.LedgerPath())
+	b, err := db.marshalLedger()
 	if err != nil {
-		return p, fmt.Errorf("read page ledger: %w", err)
+		return p, db.rejectLedger(err)
 	}
 	p.Ledger = b
 	return p, nil
+}
+
+func (db *DB) marshalLedger() ([]byte, error) {
+	if err := db.stampLedger(); err != nil && !errors.Is(err, pagesum.ErrFlush) {
+		return nil, err
+	}
+	return db.st.ledger.Marshal()
 }
 
 // keepSent is how many acknowledged files of a database of a fleet stay staged

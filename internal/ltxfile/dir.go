@@ -30,6 +30,7 @@ type Dir struct {
 	dirMode  os.FileMode
 	fileMode os.FileMode
 	uid, gid int
+	volatile bool
 	fs       fileSystem
 }
 
@@ -38,6 +39,13 @@ type Dir struct {
 // new files and folders as far as the process may do that; -1 leaves them.
 func New(path string, dirMode, fileMode os.FileMode, uid, gid int) Dir {
 	return Dir{path: filepath.Clean(path), dirMode: dirMode, fileMode: fileMode, uid: uid, gid: gid, fs: osFS{}}
+}
+
+// Volatile returns the folder for files that no later process reads: nothing
+// is synced.
+func (d Dir) Volatile() Dir {
+	d.volatile = true
+	return d
 }
 
 // Name returns the path of the folder.
@@ -137,6 +145,9 @@ func (d Dir) RemoveAll() error {
 }
 
 func (d Dir) syncDir(path string) error {
+	if d.volatile {
+		return nil
+	}
 	if err := d.fs.SyncDir(path); err != nil {
 		return fmt.Errorf("sync folder %s: %w", path, err)
 	}

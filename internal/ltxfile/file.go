@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/superfly/ltx"
 )
@@ -41,7 +42,19 @@ func (d Dir) Create(minTXID, maxTXID ltx.TXID) (*File, error) {
 		return nil, fmt.Errorf("stage %s: %w", name, classify(err))
 	}
 	d.chown(name + TempSuffix)
-	return &File{dir: d, min: minTXID, max: maxTXID, f: f, buf: bufio.NewWriterSize(f, bufferBytes)}, nil
+	buf, _ := fileBuffers.Get().(*bufio.Writer)
+	buf.Reset(f)
+	return &File{dir: d, min: minTXID, max: maxTXID, f: f, buf: buf}, nil
+}
+
+// fileBuffers are the buffers of finished files: most files are much smaller.
+var fileBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, bufferBytes) }}
+
+// finish takes the file and its buffer away.
+func (f *File) finish() {
+	f.buf.Reset(nil)
+	fileBuffers.Put(f.buf)
+	f.f, f.buf = nil, nil
 }
 
 // Write appends to the file through a buffer.
@@ -64,7 +77,8 @@ func (f *File) Size() int64 { return f.size }
 // Name returns the path that the file has after Commit.
 func (f *File) Name() string { return f.dir.Path(f.min, f.max) }
 
-// Commit makes the file durable under its name, replacing one that is there.
+// Commit makes the file durable under its name, replacing one that is there; in
+// a volatile folder, just visible.
 // After an error the name holds what it held before, or nothing; the caller
 // stages the range again.
 func (f *File) Commit() error {
@@ -74,11 +88,14 @@ func (f *File) Commit() error {
 	if err := f.seal(); err != nil {
 		return errors.Join(err, f.Abort())
 	}
-	f.f = nil
+	f.finish()
 	name := f.Name()
 	if err := f.dir.fs.Rename(name+TempSuffix, name); err != nil {
 		err = fmt.Errorf("rename %s: %w", name, classify(err))
 		return errors.Join(err, f.dir.remove(name+TempSuffix))
+	}
+	if f.dir.volatile {
+		return nil
 	}
 	if err := f.dir.fs.SyncDir(f.dir.path); err != nil {
 		// The caller takes the range for not staged and will fill it anew, so
@@ -97,8 +114,10 @@ func (f *File) seal() error {
 	if err := f.buf.Flush(); err != nil {
 		return fmt.Errorf("write %s: %w", f.Name(), classify(err))
 	}
-	if err := f.f.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", f.Name(), classify(err))
+	if !f.dir.volatile {
+		if err := f.f.Sync(); err != nil {
+			return fmt.Errorf("sync %s: %w", f.Name(), classify(err))
+		}
 	}
 	if err := f.f.Close(); err != nil {
 		return fmt.Errorf("close %s: %w", f.Name(), classify(err))
@@ -114,7 +133,7 @@ func (f *File) Abort() error {
 	}
 	// The file is thrown away, and Commit may have closed it already.
 	_ = f.f.Close()
-	f.f = nil
+	f.finish()
 	return f.dir.remove(f.Name() + TempSuffix)
 }
 
@@ -142,6 +161,9 @@ func (d Dir) mkdir(path string) error {
 		return err
 	}
 	d.chown(path)
+	if d.volatile {
+		return nil
+	}
 	return d.fs.SyncDir(filepath.Dir(path))
 }
 

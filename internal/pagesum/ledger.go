@@ -5,7 +5,9 @@
 // and gives the rolling checksum that LTX files carry. It is a cache: one that
 // is missing, damaged or of another position is thrown away, which costs a
 // snapshot. A ledger is an immutable base file and a small overlay of pages
-// changed since; Flush merges both into a new base.
+// changed since; Flush merges both into a new base. One that need not survive
+// the process is kept in memory while it is small, and goes to a file that
+// nobody syncs when it is not.
 package pagesum
 
 import (
@@ -36,10 +38,14 @@ type Change struct {
 // Ledger is the page sums of one database at one position. It holds no
 // descriptor between calls and is not safe for concurrent use.
 type Ledger struct {
-	path string
-	hdr  Header // position with the overlay applied
+	path     string
+	hdr      Header         // position with all changes
+	volatile bool           // it need not survive the process: files are not synced
+	inMemory bool           // there is no file
+	sums     []ltx.Checksum // of all pages, if inMemory; what follows is then unused
 
-	base        Header      // position of the file under path
+	base        Header // position of the file under path
+	hash        [hashBytes]byte
 	info        os.FileInfo // identity of that file
 	baseN       uint32      // pages whose base entry still counts; a shrink lowers it for good
 	durableTXID ltx.TXID    // TXID of the newest base that survives a loss of power
@@ -66,11 +72,12 @@ func Open(path string) (_ *Ledger, err error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("open page ledger %s: %w: not a regular file", path, ErrInvalid)
 	}
-	h, err := scanBase(f, info.Size())
-	if err != nil {
+	l := &Ledger{path: path, info: info}
+	if l.base, l.hash, err = scanBase(f, info.Size(), nil); err != nil {
 		return nil, readError(path, err)
 	}
-	return &Ledger{path: path, hdr: h.clone(), base: h, info: info, baseN: h.PageN, durableTXID: h.TXID}, nil
+	l.hdr, l.baseN, l.durableTXID = l.base.clone(), l.base.PageN, l.base.TXID
+	return l, nil
 }
 
 // Path returns where the base file lies.
@@ -82,17 +89,22 @@ func (l *Ledger) Header() Header { return l.hdr.clone() }
 // BaseTXID returns the position that survives a loss of power now.
 func (l *Ledger) BaseTXID() ltx.TXID { return l.durableTXID }
 
-// Dirty reports whether Flush has something to write.
+// Dirty reports whether Flush has something to write. One in memory never has.
 func (l *Ledger) Dirty() bool {
+	if l.inMemory {
+		return false
+	}
 	return l.unsynced || len(l.overlay) > 0 || !sameHeader(l.hdr, l.base)
 }
 
-// OverlayBytes returns the memory held by changes that are not on disk yet.
-func (l *Ledger) OverlayBytes() int64 { return int64(len(l.overlay)) * overlayEntryBytes }
+// OverlayBytes returns the memory held by sums that are not on disk.
+func (l *Ledger) OverlayBytes() int64 {
+	return int64(len(l.overlay))*overlayEntryBytes + int64(cap(l.sums))*sumBytes
+}
 
 // SetBudget attaches the ledger to a budget, or detaches it with nil. From
 // then on Apply and MarkUnknown flush when the overlay is large or the budget
-// is exceeded.
+// is exceeded; a ledger in memory is then moved to a file.
 func (l *Ledger) SetBudget(b *Budget) {
 	l.charge(0)
 	l.budget = b
@@ -167,16 +179,21 @@ func (l *Ledger) MarkUnknown(pgnos []uint32, h Header) error {
 // Flush writes the ledger to a new base file and gives the overlay's memory
 // back. It works in constant memory. After an error the ledger is as it was
 // and the file is the old one or the new one, never a part.
-func (l *Ledger) Flush() (err error) {
+func (l *Ledger) Flush() error {
 	if !l.Dirty() {
 		return nil
 	}
+	return l.rewrite()
+}
+
+// rewrite writes all sums to a new base file.
+func (l *Ledger) rewrite() (err error) {
 	r, err := l.newReader(sha256.New())
 	if err != nil {
 		return fmt.Errorf("flush: %w", err)
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	w, err := NewWriter(l.path, l.hdr.PageSize)
+	w, err := newWriter(l.path, l.hdr.PageSize, l.volatile)
 	if err != nil {
 		return fmt.Errorf("flush: %w", err)
 	}
@@ -217,21 +234,34 @@ func (l *Ledger) Discard() {
 // Remove deletes the ledger's files. One that is missing is no error. The
 // ledger must not be used afterwards.
 func (l *Ledger) Remove() error {
+	inMemory := l.inMemory
 	l.dropOverlay()
-	return Remove(l.path)
+	switch {
+	case inMemory:
+		return nil
+	case l.volatile:
+		return removeFiles(l.path)
+	default:
+		return Remove(l.path)
+	}
 }
 
 // Remove deletes the files of the ledger at path, for one that Open refused.
 // Files that are missing are no error.
 func Remove(path string) error {
+	err := removeFiles(path)
+	if serr := syncDir(filepath.Dir(path)); serr != nil && !errors.Is(serr, os.ErrNotExist) {
+		err = errors.Join(err, fmt.Errorf("remove page ledger: %w", serr))
+	}
+	return err
+}
+
+func removeFiles(path string) error {
 	var errs []error
 	for _, name := range []string{path, path + tempSuffix} {
 		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("remove page ledger: %w", err))
 		}
-	}
-	if err := syncDir(filepath.Dir(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		errs = append(errs, fmt.Errorf("remove page ledger: %w", err))
 	}
 	return errors.Join(errs...)
 }
@@ -326,6 +356,9 @@ func (l *Ledger) coversGrowth(changes []Change, pageN uint32) bool {
 
 // replace makes normalized changes and h the state of the ledger.
 func (l *Ledger) replace(changes []Change, h Header) error {
+	if l.inMemory {
+		return l.replaceInMemory(changes, h)
+	}
 	if h.PageN < l.hdr.PageN {
 		l.baseN = min(l.baseN, h.PageN)
 		for pgno := range l.overlay {
@@ -352,7 +385,7 @@ func (l *Ledger) replace(changes []Change, h Header) error {
 }
 
 func (l *Ledger) dropOverlay() {
-	l.overlay = nil
+	l.overlay, l.sums = nil, nil
 	l.charge(0)
 }
 

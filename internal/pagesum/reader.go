@@ -17,7 +17,7 @@ import (
 // until Close. The ledger must not be changed while a Reader is open.
 type Reader struct {
 	l    *Ledger
-	f    *os.File
+	f    *os.File // nil of a ledger in memory, as are the next three
 	buf  *bufio.Reader
 	hash hash.Hash // of the base as it is read; nil if nobody asks
 	left int64     // unread bytes of the base, without its hash
@@ -28,6 +28,9 @@ type Reader struct {
 func (l *Ledger) Reader() (*Reader, error) { return l.newReader(nil) }
 
 func (l *Ledger) newReader(h hash.Hash) (*Reader, error) {
+	if l.inMemory {
+		return &Reader{l: l}, nil
+	}
 	f, err := l.openBase()
 	if err != nil {
 		return nil, err
@@ -48,6 +51,9 @@ func (r *Reader) Next() (ltx.Checksum, error) {
 		return 0, io.EOF
 	}
 	r.pgno++
+	if r.f == nil {
+		return r.l.sums[r.pgno-1], nil
+	}
 	var sum ltx.Checksum
 	if r.pgno <= r.l.baseN {
 		var b [sumBytes]byte
@@ -64,6 +70,9 @@ func (r *Reader) Next() (ltx.Checksum, error) {
 
 // Close releases the base file.
 func (r *Reader) Close() error {
+	if r.f == nil {
+		return nil
+	}
 	if err := r.f.Close(); err != nil {
 		return fmt.Errorf("close page ledger %s: %w", r.l.path, err)
 	}
@@ -84,6 +93,9 @@ func (r *Reader) readBase(b []byte) error {
 // verify reads the rest of the base and compares its hash, so that a file
 // that rotted since it was opened does not live on under a new hash.
 func (r *Reader) verify() error {
+	if r.f == nil {
+		return nil
+	}
 	if _, err := io.CopyN(r.hash, r.buf, r.left); err != nil {
 		return readError(r.l.path, err)
 	}
@@ -113,7 +125,7 @@ const blockSums = 512
 type lookup struct {
 	l     *Ledger
 	f     *os.File
-	block [blockSums * sumBytes]byte
+	block *[blockSums * sumBytes]byte
 	first uint32 // page of the first sum in block; 0: nothing read yet
 	n     uint32 // sums in block
 }
@@ -121,6 +133,9 @@ type lookup struct {
 func (k *lookup) sum(pgno uint32) (ltx.Checksum, error) {
 	if pgno == 0 || pgno > k.l.hdr.PageN || pgno == k.l.lockPgno() {
 		return 0, nil
+	}
+	if k.l.inMemory {
+		return k.l.sums[pgno-1], nil
 	}
 	if c, ok := k.l.overlay[pgno]; ok {
 		return c, nil
@@ -142,6 +157,7 @@ func (k *lookup) read(pgno uint32) (err error) {
 		if k.f, err = k.l.openBase(); err != nil {
 			return err
 		}
+		k.block = new([blockSums * sumBytes]byte)
 	}
 	first := (pgno-1)/blockSums*blockSums + 1
 	n := min(blockSums, k.l.baseN-first+1)
@@ -162,53 +178,54 @@ func (k *lookup) close() error {
 	return nil
 }
 
-// scanBase reads a whole base file once, in constant memory, and checks its
-// hash, each sum's form and the rolling checksum.
-func scanBase(f *os.File, size int64) (Header, error) {
+// scanBase reads an encoded ledger once, in constant memory, and checks its
+// hash, each sum's form and the rolling checksum. The sums are appended to
+// keep, if there is one.
+func scanBase(f io.ReaderAt, size int64, keep *[]ltx.Checksum) (Header, [hashBytes]byte, error) {
+	var none, want [hashBytes]byte
 	if size < minBytes {
-		return Header{}, fmt.Errorf("%w: only %d bytes", ErrInvalid, size)
+		return Header{}, none, fmt.Errorf("%w: only %d bytes", ErrInvalid, size)
 	}
 	var head [headBytes]byte
 	if _, err := f.ReadAt(head[:], 0); err != nil {
-		return Header{}, err
+		return Header{}, none, err
 	}
 	if err := checkHead(head[:]); err != nil {
-		return Header{}, err
+		return Header{}, none, err
 	}
 	var foot [footBytes]byte
 	if _, err := f.ReadAt(foot[:], size-hashBytes-footBytes); err != nil {
-		return Header{}, err
+		return Header{}, none, err
 	}
 	h, metaLen, err := parseFoot(foot[:], size)
 	if err != nil {
-		return Header{}, err
+		return Header{}, none, err
 	}
 	sum := sha256.New()
-	body := bufio.NewReaderSize(io.TeeReader(io.LimitReader(f, size-hashBytes), sum), bufferBytes)
+	body := bufio.NewReaderSize(io.TeeReader(io.NewSectionReader(f, 0, size-hashBytes), sum), int(min(bufferBytes, size)))
 	if _, err := body.Discard(headBytes); err != nil {
-		return Header{}, err
+		return Header{}, none, err
 	}
-	if err := scanSums(body, h); err != nil {
-		return Header{}, err
+	if err := scanSums(body, h, keep); err != nil {
+		return Header{}, none, err
 	}
 	h.Meta = make([]byte, metaLen)
 	if _, err := io.ReadFull(body, h.Meta); err != nil {
-		return Header{}, err
+		return Header{}, none, err
 	}
 	if _, err := io.Copy(io.Discard, body); err != nil {
-		return Header{}, err
+		return Header{}, none, err
 	}
-	var want [hashBytes]byte
-	if _, err := io.ReadFull(f, want[:]); err != nil {
-		return Header{}, err
+	if n, err := f.ReadAt(want[:], size-hashBytes); n < len(want) {
+		return Header{}, none, err
 	}
 	if [hashBytes]byte(sum.Sum(nil)) != want {
-		return Header{}, fmt.Errorf("%w: hash mismatch", ErrInvalid)
+		return Header{}, none, fmt.Errorf("%w: hash mismatch", ErrInvalid)
 	}
-	return h, nil
+	return h, want, nil
 }
 
-func scanSums(body io.Reader, h Header) error {
+func scanSums(body io.Reader, h Header, keep *[]ltx.Checksum) error {
 	var (
 		roll rolling
 		b    [sumBytes]byte
@@ -219,6 +236,9 @@ func scanSums(body io.Reader, h Header) error {
 			return err
 		}
 		pgno, c := i+1, ltx.Checksum(binary.BigEndian.Uint64(b[:]))
+		if keep != nil {
+			*keep = append(*keep, c)
+		}
 		if pgno == lockPgno {
 			if c != 0 {
 				return fmt.Errorf("%w: sum for the lock page", ErrInvalid)
