@@ -92,7 +92,9 @@ type dbState struct {
 	ledger      *pagesum.Ledger // page checksums at txid; nil if none are held
 	handle      *dbHandle       // nil while nothing is open
 	inode       wal.FileID      // of the file, claimed for this path
-	seen        sqlitefile.Fingerprint
+	// localFS is the inode that was found not to lie on a network file system.
+	localFS wal.FileID
+	seen    sqlitefile.Fingerprint
 	// leftover is the log of a file that was replaced, while it lies unchanged
 	// beside the new one.
 	leftover wal.Print
@@ -127,13 +129,16 @@ func NewDB(path string) *DB {
 		metaPath:           filepath.Join(dir, "."+file+MetaDirSuffix),
 		exec:               make(chan struct{}, 1),
 		knobs: dbKnobs{
-			now: time.Now, restAfter: time.Minute, restBytes: 64 << 20, bootID: sqlitefile.BootID(),
+			now: time.Now, restAfter: time.Minute, restBytes: 64 << 20, bootID: bootID(),
 		},
 	}
 	db.stage = &stage{}
 	db.status.State = SyncStateUnknown
 	return db
 }
+
+// bootID is the same for as long as the process lives.
+var bootID = sync.OnceValue(sqlitefile.BootID)
 
 // MetaDirSuffix ends the name of a metadata directory (compat.md section 4.1).
 const MetaDirSuffix = "-litestream"

@@ -217,7 +217,7 @@ func (db *DB) heal(missed []uint32) {
 	if len(missed) == 0 {
 		return
 	}
-	db.metrics.auditFailed()
+	db.events().auditFailed()
 	db.Logger.Error("audit: pages differ from what was replicated; the snapshot holds them, and they are replicated again",
 		"db", db.path, "txid", db.st.txid.String(), "pages", missed[:min(len(missed), 20)], "page_count", len(missed))
 	h := db.st.ledger.Header()

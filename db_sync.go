@@ -261,12 +261,15 @@ func (db *DB) looked(uncommitted int64, start time.Time) {
 
 // checkFileSystem refuses what SQLite's locks do not work on.
 func (db *DB) checkFileSystem() error {
-	if db.AllowNetworkFS || db.st.handle != nil {
+	if db.AllowNetworkFS || db.st.handle != nil || db.st.localFS == db.st.inode {
 		return nil
 	}
 	name, err := sqlitefile.NetworkFS(filepath.Dir(db.path))
-	if err != nil || name == "" {
+	if err != nil {
 		return err
+	} else if name == "" {
+		db.st.localFS = db.st.inode
+		return nil
 	}
 	return fmt.Errorf("database lies on the network file system %s, where SQLite's locks do not reach other machines", name)
 }
@@ -442,7 +445,7 @@ func (db *DB) publishTail(res wal.Result) (err error) {
 			return err
 		}
 		db.applyTail(out)
-		db.metrics.walBytes(res.Frames.FrameN * (int64(res.Frames.PageSize) + WALFrameHeaderSize))
+		db.events().walBytes(res.Frames.FrameN * (int64(res.Frames.PageSize) + WALFrameHeaderSize))
 	}
 	if h := db.st.handle; h != nil && res.Cursor.Header != db.st.cursor.Header {
 		h.sealed = false // the one restart has happened
@@ -540,7 +543,7 @@ func (db *DB) captureView(v *View, reason wal.Reason) error {
 	}
 	if out.file == nil { // nothing differs
 		db.st.cursor = v.Cursor
-		db.metrics.captured("none", string(reason))
+		db.events().captured("none", string(reason))
 		return out.abort()
 	}
 	if err := db.publishFile(out, kind, string(reason)); err != nil {
@@ -586,7 +589,7 @@ func (db *DB) publishFile(out *captured, kind, reason string) error {
 	}
 	db.st.txid = out.header.MaxTXID
 	db.stage.add(stagedFile{TXID: db.st.txid, Size: size})
-	db.metrics.captured(kind, reason)
+	db.events().captured(kind, reason)
 	db.Logger.Debug("captured", "db", db.path, "txid", db.st.txid.String(), "kind", kind,
 		"reason", reason, "pages", out.pageN, "bytes", size)
 	db.publish()

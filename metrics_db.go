@@ -150,6 +150,22 @@ func (d *dbMetrics) close() {
 	}
 }
 
+// captureEvents counts what happens to the content of a database.
+type captureEvents interface {
+	captured(kind, reason string)
+	walBytes(n int64)
+	auditFailed()
+}
+
+// events is where this database counts: under its own name, or with the others
+// of its fleet. Either may be nil inside, and then counts nothing.
+func (db *DB) events() captureEvents {
+	if db.tenant != nil {
+		return db.tenant.metrics
+	}
+	return db.metrics
+}
+
 // synced records a pass.
 func (d *dbMetrics) synced(db *DB, start, end time.Time, err error) {
 	if d == nil {
