@@ -194,3 +194,15 @@ func hashInode(id wal.FileID) uint64 {
 	hi, lo := bits.Mul64(id.Ino^0x9E3779B97F4A7C15, id.Dev^0xD1B54A32D192ED03)
 	return hi ^ lo
 }
+
+// Size returns the size of a database and its log in bytes, as of its
+// fingerprint.
+func (t *dbTable) Size(s *DBState) int64 { return s.size + t.LogSize(s) }
+
+// LogSize returns the size of a database's log in bytes.
+func (t *dbTable) LogSize(s *DBState) int64 {
+	if s.wal == 0 {
+		return 0
+	}
+	return t.logs.at(s.wal - 1).size
+}

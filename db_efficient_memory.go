@@ -1,6 +1,9 @@
 package litestream
 
-import "math/bits"
+import (
+	"math/bits"
+	"unsafe"
+)
 
 // What dbTable is made of. Nothing in here holds a pointer for each record, so
 // that 100,000 of them cost the garbage collector nothing, and nothing that is
@@ -222,4 +225,26 @@ func (x *hashIndex) remove(h uint64, i uint32, hash func(uint32) uint64) {
 		}
 	}
 	x.tags[gap] = 0
+}
+
+// bytes is the memory of a slab's pieces.
+func (s *slab[T]) bytes() (n int64) {
+	for _, p := range s.pieces {
+		if p != nil {
+			n += int64(unsafe.Sizeof(*p))
+		}
+	}
+	return n + 8*int64(cap(s.pieces))
+}
+
+func (a *arena) bytes() int64 { return int64(len(a.pieces)) * arenaLen }
+
+func (x *hashIndex) bytes() int64 { return int64(len(x.tags)) + 4*int64(len(x.slots)) }
+
+func (t *interner) bytes() int64 { return t.entries.bytes() + t.index.bytes() + t.text.bytes() }
+
+// MemoryBytes returns what the table holds in memory.
+func (t *dbTable) MemoryBytes() int64 {
+	return t.records.bytes() + t.logs.bytes() + t.index.bytes() + t.inodes.bytes() + t.names.bytes() +
+		t.dirs.bytes() + t.groups.bytes() + 8*int64(cap(t.used)+cap(t.seen))
 }

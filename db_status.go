@@ -39,6 +39,8 @@ type DBStatus struct {
 	Connected bool     // a connection is open
 	Suspended bool     // staging is full
 	CheckedAt time.Time
+	ChangedAt time.Time // when the files were last touched, as of the last look that captured
+	Settled   bool      // that was long enough ago to prove that nothing came after
 }
 
 // Status returns the state of the last look.
@@ -68,6 +70,8 @@ func (db *DB) publish() {
 	db.status.Pinned = h != nil && h.pinned
 	db.status.Connected = h != nil && h.conn != nil
 	db.status.Suspended = db.st.suspended
+	db.status.Settled = db.st.settled
+	db.status.ChangedAt = time.Unix(0, max(db.st.seen.Main.Mtime, db.st.seen.WAL.Mtime))
 }
 
 // sharedState is what all databases of a process share. Nil shares nothing and

@@ -271,8 +271,12 @@ func (db *DB) checkFileSystem() error {
 		db.st.localFS = db.st.inode
 		return nil
 	}
-	return fmt.Errorf("database lies on the network file system %s, where SQLite's locks do not reach other machines", name)
+	return fmt.Errorf("%w %s, where SQLite's locks do not reach other machines", errNetworkFS, name)
 }
+
+// errNetworkFS means that SQLite's locks are worth nothing where a database
+// lies.
+var errNetworkFS = errors.New("database lies on the network file system")
 
 // capture brings the position up to the newest commit.
 func (db *DB) capture(ctx context.Context, fp sqlitefile.Fingerprint) (err error) {

@@ -257,6 +257,18 @@ func (db *DB) detach(ctx context.Context) (tenantPosition, error) {
 	return p, db.abandon()
 }
 
+// discard is abandon for whoever does not work on the database already.
+func (db *DB) discard(ctx context.Context) error {
+	if err := db.acquire(ctx); err != nil {
+		return err
+	}
+	defer db.release()
+	return db.abandon()
+}
+
+// scratchDir is where what is merged for the replicas of a fleet is staged.
+func (t *tenantMode) scratchDir() string { return filepath.Join(t.stateDir, stagingDir) }
+
 // abandon closes a database of a fleet and throws away what is staged of it.
 // What was captured and not acknowledged is captured again after a seed: with
 // seedUnconfirmed, because the storage may hold it all the same.

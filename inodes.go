@@ -1,6 +1,7 @@
 package litestream
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -26,7 +27,7 @@ func (t *inodeTable) claim(id wal.FileID, path string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if owner, ok := t.paths[id]; ok && owner != path {
-		return fmt.Errorf("is the same file as %s, which is replicated already: remove one of the two, or the link", owner)
+		return secondPath(owner)
 	}
 	t.paths[id] = path
 	return nil
@@ -42,4 +43,12 @@ func (t *inodeTable) release(id wal.FileID, path string) {
 	if t.paths[id] == path {
 		delete(t.paths, id)
 	}
+}
+
+// errSecondPath means that two paths lead to one file.
+var errSecondPath = errors.New("is the same file as")
+
+// secondPath returns the error that names the path which owns a file.
+func secondPath(owner string) error {
+	return fmt.Errorf("%w %s, which is replicated already: remove one of the two, or the link", errSecondPath, owner)
 }

@@ -451,3 +451,9 @@ func (f *tenantFiles) decode(b []byte) error {
 	}
 	return nil
 }
+
+// encode returns the form that decode reads.
+func (f *tenantFiles) encode() []byte {
+	b, _ := f.MarshalBinary() // never fails
+	return b
+}

@@ -158,14 +158,16 @@ func (m *AggregatedMetrics) walBytes(n int64) {
 	}
 }
 
-// replicated counts an acknowledged upload of n bytes. lag is the time since
-// the oldest change that it holds; a clock that was set back makes it zero.
-func (m *AggregatedMetrics) replicated(lag time.Duration, n int64) {
-	if m == nil {
-		return
+// replicated records that a change was acknowledged so long after it was made.
+func (m *AggregatedMetrics) replicated(lag time.Duration) {
+	if m != nil {
+		m.lag.Observe(max(0, lag.Seconds()))
 	}
-	m.lag.Observe(max(0, lag.Seconds()))
-	if n > 0 {
+}
+
+// sent counts an acknowledged upload of so many bytes.
+func (m *AggregatedMetrics) sent(n int64) {
+	if m != nil {
 		m.replicatedN.Add(float64(n))
 	}
 }

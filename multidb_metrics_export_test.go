@@ -16,8 +16,10 @@ func EveryEvent(m *AggregatedMetrics) {
 	m.captured("tail", "")
 	m.walBytes(4120)
 	m.walBytes(-1)
-	m.replicated(1500*time.Millisecond, 300)
-	m.replicated(-time.Hour, -1)
+	m.replicated(1500 * time.Millisecond)
+	m.sent(300)
+	m.replicated(-time.Hour)
+	m.sent(0)
 	m.scanned(200*time.Millisecond, scanStats{
 		End: time.UnixMilli(1_700_000_000_500), Files: 100, New: 3, Changed: 2, Deleted: 1, Skipped: 4, Errors: 5, Unmatched: 6,
 	})

@@ -229,6 +229,16 @@ func (t *Tenant) Variables() map[string]string {
 	return vars
 }
 
+// variableOr returns the value of a variable, or an empty string if the pattern
+// has none of that name.
+func (t *Tenant) variableOr(name string) string {
+	part, err := t.pattern.variable(name)
+	if err != nil {
+		return ""
+	}
+	return t.value(part)
+}
+
 // value returns what stands for a variable.
 func (t *Tenant) value(part templatePart) string {
 	var s string

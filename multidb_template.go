@@ -187,3 +187,32 @@ func shortenElements(s string) string {
 	}
 	return strings.Join(elements, "/")
 }
+
+// distinct reports whether two databases never get the same replica path,
+// whatever their names: there is one pattern, and the template holds all that
+// its wildcards stand for, one variable in each path element.
+func (m *TenantMap) distinct() bool {
+	if len(m.patterns) != 1 {
+		return false
+	}
+	p := m.patterns[0]
+	held := make(map[int]bool)
+	variables, whole := 0, false // in the path element at hand
+	for _, part := range p.template {
+		switch {
+		case part.kind == partLiteral && strings.Contains(part.literal, "/"):
+			variables = 0
+			continue
+		case part.kind == partLiteral:
+			continue
+		case part.kind == partPath, part.kind == partRelPath:
+			whole = true
+		case part.kind == partWildcard && !part.dropExt:
+			held[part.wild] = true
+		}
+		if variables++; variables > 1 {
+			return false
+		}
+	}
+	return whole || len(held) == len(p.glob.Wildcards())
+}

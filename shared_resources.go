@@ -3,6 +3,7 @@ package litestream
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/benbjohnson/litestream/internal/pagesum"
 	"github.com/benbjohnson/litestream/internal/workpool"
@@ -11,12 +12,13 @@ import (
 // ResourceLimits bound what all databases of a process use together. A zero
 // field has no bound, or the default where there has to be one.
 type ResourceLimits struct {
-	MonitorWorkers  int
-	SnapshotWorkers int
-	ReplicaWorkers  int
-	Connections     int   // SQLite connections over databases found by pattern
-	Descriptors     int   // files that those connections may hold open
-	MaxStagedBytes  int64 // of databases that are named in the configuration
+	MonitorWorkers        int
+	SnapshotWorkers       int
+	ReplicaWorkers        int
+	Connections           int // SQLite connections over databases found by pattern
+	Descriptors           int // files that those connections may hold open
+	ConnectionIdleTimeout time.Duration
+	MaxStagedBytes        int64 // of databases that are named in the configuration
 }
 
 // SharedResourceManager owns what all databases of a process share: the worker
@@ -35,10 +37,12 @@ type SharedResourceManager struct {
 // first task.
 func NewSharedResourceManager(limits ResourceLimits) *SharedResourceManager {
 	return &SharedResourceManager{
-		Monitors:    newWorkerPool("monitor", limits.MonitorWorkers),
-		Snapshots:   newWorkerPool("snapshot", limits.SnapshotWorkers),
-		Replicas:    newWorkerPool("replica", limits.ReplicaWorkers),
-		Connections: &ConnectionPool{},
+		Monitors:  newWorkerPool("monitor", limits.MonitorWorkers),
+		Snapshots: newWorkerPool("snapshot", limits.SnapshotWorkers),
+		Replicas:  newWorkerPool("replica", limits.ReplicaWorkers),
+		Connections: NewConnectionPool(ConnectionPoolOptions{
+			MaxConnections: limits.Connections, MaxDescriptors: limits.Descriptors, IdleTimeout: limits.ConnectionIdleTimeout,
+		}),
 		shared: &sharedState{
 			ledgers: pagesum.NewBudget(0), staged: &stageBudget{limit: limits.MaxStagedBytes},
 			inodes: newInodeTable(),
@@ -57,10 +61,13 @@ func (r *SharedResourceManager) tenants(maxStagedBytes int64) *sharedState {
 // A WorkerPool runs short tasks of many databases on a bounded number of
 // goroutines. Tasks of one database never run at the same time in it. It is
 // safe for concurrent use.
-type WorkerPool struct{ pool *workpool.Pool }
+type WorkerPool struct {
+	pool  *workpool.Pool
+	limit int
+}
 
 func newWorkerPool(name string, workers int) *WorkerPool {
-	return &WorkerPool{pool: workpool.New(name, workers)}
+	return &WorkerPool{pool: workpool.New(name, workers), limit: max(workers, 1)}
 }
 
 // PoolTask is work for a WorkerPool: a MonitorTask, SnapshotTask or
@@ -120,5 +127,26 @@ func (p *WorkerPool) abandon(ctx context.Context) error {
 // Close ends the pools of looks and uploads once their queues are empty, or
 // when ctx is done.
 func (r *SharedResourceManager) Close(ctx context.Context) error {
-	return errors.Join(r.Monitors.Close(ctx), r.Replicas.Close(ctx))
+	return errors.Join(r.Monitors.Close(ctx), r.Replicas.Close(ctx), r.Connections.Close())
+}
+
+// connections returns how the pool of SQLite connections is used.
+func (r *SharedResourceManager) connections() FleetConnections {
+	st := r.Connections.Stats()
+	return FleetConnections{
+		Limit: st.Capacity, Open: st.Open, InUse: st.InUse, Waiting: st.Waiting, Waits: st.Waits, WaitTime: st.WaitTime,
+		Timeouts: st.Timeouts, Evictions: st.Evictions, Held: st.Held, Pinned: st.Pinned, Leftovers: st.Leftovers,
+	}
+}
+
+// pools returns what the worker pools do, by name.
+func (r *SharedResourceManager) pools() map[string]FleetPool {
+	a := make(map[string]FleetPool)
+	for _, p := range []*WorkerPool{r.Monitors, r.Snapshots, r.Replicas} {
+		st := p.Stats()
+		a[p.pool.Name()] = FleetPool{
+			Limit: p.limit, Workers: st.Workers, Busy: st.Busy, Queued: st.Queued, Started: st.Started, Waited: st.Waited,
+		}
+	}
+	return a
 }

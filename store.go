@@ -43,6 +43,9 @@ type Store struct {
 	MonitorWorkers           int
 	SnapshotWorkers          int
 	ReplicaWorkers           int
+	Connections              int // SQLite connections over databases found by pattern; 0 stands for the most there can be
+	ConnectionDescriptors    int // files that those may hold open; 0 is no bound
+	ConnectionIdleTimeout    time.Duration
 	Metrics                  *Metrics // nil counts nothing
 	Logger                   *slog.Logger
 
@@ -137,6 +140,7 @@ func (s *Store) prepare(ctx context.Context) error {
 	}
 	s.resources = NewSharedResourceManager(ResourceLimits{
 		MonitorWorkers: s.MonitorWorkers, SnapshotWorkers: s.SnapshotWorkers, ReplicaWorkers: s.ReplicaWorkers,
+		Connections: s.Connections, Descriptors: s.ConnectionDescriptors, ConnectionIdleTimeout: s.ConnectionIdleTimeout,
 		MaxStagedBytes: s.MaxStagedBytes,
 	})
 	s.sched = newScheduler(s.submit)

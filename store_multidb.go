@@ -3,9 +3,12 @@ package litestream
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/superfly/ltx"
 )
 
 // AddDB begins to replicate one more database while the store is open.
@@ -91,3 +94,18 @@ func (s *Store) look(m *managedDB) { s.sched.at(time.Now(), m, taskSync) }
 
 // contact schedules the first contact with the storage; a look follows it.
 func (s *Store) contact(m *managedDB) { s.sched.at(time.Now(), m, taskUpload) }
+
+// snapshotTenant writes a snapshot of a database found by pattern, whose
+// position it waits for, and returns it.
+func (s *Store) snapshotTenant(ctx context.Context, m *managedDB) (info *ltx.FileInfo, err error) {
+	if !m.db.Replica.asked() {
+		if err := m.db.Replica.Sync(ctx); err != nil {
+			return nil, err
+		}
+	}
+	err = s.writeSnapshot(ctx, m, func(txid ltx.TXID, r io.Reader) error {
+		info, err = m.db.Replica.Client.WriteLTXFile(ctx, SnapshotLevel, 1, txid, r)
+		return err
+	})
+	return info, err
+}

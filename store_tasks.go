@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -247,14 +248,29 @@ func (s *Store) awaitPosition(ctx context.Context, m *managedDB, snap *StagedSna
 	}
 }
 
-// snapshot stages a snapshot, waits until its position is on the storage, and
-// uploads it.
-func (s *Store) snapshot(ctx context.Context, m *managedDB) (err error) {
+// snapshot takes a snapshot of a database and uploads it.
+func (s *Store) snapshot(ctx context.Context, m *managedDB) error {
 	start := time.Now()
-	snap, err := m.db.StageSnapshot(ctx)
+	err := s.writeSnapshot(ctx, m, func(txid ltx.TXID, r io.Reader) error {
+		info, err := m.compactor.WriteSnapshot(ctx, txid, r)
+		if err != nil {
+			return err
+		}
+		m.db.Logger.Info("snapshot complete", "db", m.db.Path(), "txid", info.MaxTXID.String(),
+			"size", info.Size, "duration", time.Since(start))
+		return nil
+	})
 	if errors.Is(err, ErrNoPosition) {
 		return nil
-	} else if err != nil {
+	}
+	return err
+}
+
+// writeSnapshot stages a snapshot, waits until its position is on the storage,
+// and hands it over.
+func (s *Store) writeSnapshot(ctx context.Context, m *managedDB, write func(ltx.TXID, io.Reader) error) (err error) {
+	snap, err := m.db.StageSnapshot(ctx)
+	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, snap.Close()) }()
@@ -266,13 +282,7 @@ func (s *Store) snapshot(ctx context.Context, m *managedDB) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	info, err := m.compactor.WriteSnapshot(ctx, snap.MaxTXID, f)
-	if err != nil {
-		return err
-	}
-	m.db.Logger.Info("snapshot complete", "db", m.db.Path(), "txid", info.MaxTXID.String(),
-		"size", info.Size, "duration", time.Since(start))
-	return nil
+	return write(snap.MaxTXID, f)
 }
 
 // shutdown syncs and uploads a database for the last time and closes it.

@@ -274,13 +274,29 @@ func (c *Config) validateMultiDB() []error {
 	return errs
 }
 
+// manager returns the settings in force, and the client of the folder that all
+// replicas lie in.
+func (c *MultiDBConfig) manager() (litestream.MultiDBConfig, litestream.ReplicaClient, error) {
+	template, err := c.pathTemplate()
+	if err != nil {
+		return litestream.MultiDBConfig{}, nil, err
+	}
+	literal, _, _ := strings.Cut(template, "{{")
+	folder := literal[:strings.LastIndexByte(literal, '/')+1]
+	root, err := c.clientAt(strings.TrimSuffix(folder, "/"))
+	return c.settings(template), root, err
+}
+
 // client returns the client of a tenant's replica.
 func (c *MultiDBConfig) client(t *litestream.Tenant) (litestream.ReplicaClient, error) {
+	return c.clientAt(t.ReplicaPath)
+}
+
+func (c *MultiDBConfig) clientAt(replicaPath string) (litestream.ReplicaClient, error) {
 	p, ok := c.base.(litestream.Prefixer)
 	if !ok {
 		return nil, fmt.Errorf("replica type %q cannot be shared by many databases", c.base.Type())
 	}
-	replicaPath := t.ReplicaPath
 	if c.base.Type() == replicaTypeFile {
 		replicaPath = filepath.Join("/", filepath.FromSlash(replicaPath))
 	}

@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"database/sql"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -314,12 +317,86 @@ func TestRestore_Tenant(t *testing.T) {
 	}
 }
 
-func TestReplicate_MultiDBEnabled(t *testing.T) {
-	testFolder(t)
-	writeFile(t, "c.yml", issueConfig)
-	if got := runCommand(t, "replicate", "-config", "c.yml"); got.code != 1 || got.stderr != "Error: multi-db.enabled (line 3): not supported yet\n" {
-		t.Errorf("got %+v", got)
+// TestReplicate_MultiDBOnce backs up tenants by the command, restores one by its
+// path, and finds nothing to do a second time.
+func TestReplicate_MultiDBOnce(t *testing.T) {
+	dir := testFolder(t)
+	writeFile(t, "c.yml", fmt.Sprintf(`multi-db:
+  enabled: true
+  patterns: [%[1]s/data/*/tenants/*.db]
+  state-dir: %[1]s/state
+  replica-template: {type: file, path: "%[1]s/replica/{{project}}/{{tenant}}"}
+`, dir))
+	for i := range 30 {
+		makeDatabase(t, fmt.Sprintf("%s/data/p%d/tenants/t%02d.db", dir, i%3, i), i)
 	}
+	once := func() {
+		t.Helper()
+		var stdout, stderr bytes.Buffer
+		a := &app{stdout: &stdout, stderr: &stderr, signals: noSignals, newRunner: newStore}
+		if code := a.main(t.Context(), []string{"replicate", "-once", "-config", "c.yml"}); code != 0 {
+			t.Fatalf("exit status %d: %s%s", code, stdout.String(), stderr.String())
+		}
+	}
+	once()
+	tenant := dir + "/data/p1/tenants/t07.db"
+	if got := runCommand(t, "restore", "-config", "c.yml", "-o", "out", tenant); got.code != 0 {
+		t.Fatalf("restore: %+v", got)
+	}
+	if got := countRows(t, "out"); got != 7 {
+		t.Errorf("restored %d rows, want 7", got)
+	}
+	replicas := listFiles(t, dir+"/replica")
+	once()
+	if got := listFiles(t, dir+"/replica"); !slices.Equal(got, replicas) {
+		t.Errorf("a second pass wrote %d files, want none", len(got)-len(replicas))
+	}
+}
+
+// makeDatabase makes a database at rest with n rows in a table t.
+func makeDatabase(t *testing.T, path string, n int) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite3", path+"?_journal_mode=wal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec("CREATE TABLE t (x)"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		if _, err := db.Exec("INSERT INTO t VALUES (?)", i); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func countRows(t *testing.T, path string) (n int) {
+	t.Helper()
+	db, err := sql.Open("sqlite3", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.QueryRow("SELECT COUNT(*) FROM t").Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func listFiles(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		names = append(names, path)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
 }
 
 // TestDatabases_Memory holds that a list grows with nothing but what it prints.

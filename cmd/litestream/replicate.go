@@ -72,7 +72,7 @@ func (a *app) runReplicate(ctx context.Context, args []string) error {
 	}
 	logger := newLogger(w, cfg.Logging)
 	logger.Info("litestream", "version", currentVersion(), "level", levelName(logLevel(cfg.Logging)))
-	if len(cfg.DBs) == 0 {
+	if len(cfg.DBs) == 0 && (cfg.MultiDB == nil || !cfg.MultiDB.Enabled) {
 		logger.Error("no databases specified in configuration")
 	}
 	r := &replication{app: a, cfg: cfg, opts: &opts, child: child, logger: logger}
@@ -126,11 +126,7 @@ func (o *replicateOptions) config(a *app, args []string) (*Config, error) {
 
 func (o *replicateOptions) readConfig(a *app, args []string) (*Config, error) {
 	if len(args) == 0 {
-		cfg, err := o.conf.read(a)
-		if err == nil && cfg.MultiDB != nil && cfg.MultiDB.Enabled {
-			err = &configError{Field: "multi-db.enabled", Line: cfg.MultiDB.keyLine("enabled"), Reason: "not supported yet"}
-		}
-		return cfg, err
+		return o.conf.read(a)
 	}
 	cfg := newDefaultConfig()
 	cfg.DBs = []*DBConfig{{Path: args[0], Replica: &ReplicaConfig{URL: args[1]}}}

@@ -23,11 +23,7 @@ func newStore(ctx context.Context, cfg *Config, reg prometheus.Registerer, logge
 		logger.Info("initialized db", "path", dc.Path)
 		logger.Info("replicating to", dc.Replica.logArgs(db.Replica.Client)...)
 	}
-	levels := litestream.CompactionLevels{{Level: 0}}
-	for i, level := range cfg.Levels {
-		levels = append(levels, &litestream.CompactionLevel{Level: i + 1, Interval: level.Interval})
-	}
-	s := litestream.NewStore(dbs, levels)
+	s := litestream.NewStore(dbs, compactionLevels(cfg.Levels))
 	s.SnapshotInterval = cfg.snapshotInterval()
 	s.SnapshotRetention = cfg.snapshotRetention()
 	s.L0Retention = orDefault(cfg.L0Retention, s.L0Retention)
@@ -38,7 +34,53 @@ func newStore(ctx context.Context, cfg *Config, reg prometheus.Registerer, logge
 	s.MaxStagedBytes = cfg.maxStagedBytes()
 	s.Metrics = litestream.NewMetrics(reg)
 	s.Logger = logger.With("system", "store")
-	return s, nil
+	if cfg.MultiDB == nil || !cfg.MultiDB.Enabled {
+		return s, nil
+	}
+	return newMultiDBManager(cfg, s, reg, logger)
+}
+
+// newMultiDBManager puts the databases that patterns find beside those of a
+// store.
+func newMultiDBManager(cfg *Config, s *litestream.Store, reg prometheus.Registerer, logger *slog.Logger) (runner, error) {
+	c := cfg.MultiDB
+	settings, root, err := c.manager()
+	if err != nil {
+		return nil, err
+	}
+	s.MonitorWorkers, s.SnapshotWorkers = settings.Limits.MonitorWorkers, settings.Limits.SnapshotWorkers
+	s.ReplicaWorkers, s.Connections = settings.Limits.ReplicaWorkers, settings.Limits.Connections
+	s.ConnectionDescriptors = max(2*settings.MaxHotDatabases-settings.Limits.S3Connections, settings.MaxHotDatabases)
+	s.ConnectionIdleTimeout = settings.ConnectionIdleTimeout
+	m, err := litestream.NewMultiDBManager(settings, s, litestream.TenantClients{Tenant: c.client, Root: root})
+	if err != nil {
+		return nil, err
+	}
+	if len(c.Levels) > 0 {
+		m.Levels = compactionLevels(c.Levels)
+	} else {
+		m.Levels = s.Levels
+	}
+	m.SnapshotInterval = orDefault(c.Snapshot.Interval, s.SnapshotInterval)
+	m.SnapshotRetention = orDefault(c.Snapshot.Retention, s.SnapshotRetention)
+	m.L0Retention = orDefault(c.L0Retention, s.L0Retention)
+	m.RetentionEnabled = s.RetentionEnabled
+	m.SyncInterval = c.ReplicaTemplate.syncInterval()
+	m.Metrics = litestream.NewAggregatedMetrics(reg, 0)
+	m.Logger = logger.With("system", "multi-db")
+	c.base.SetLogger(m.Logger)
+	logger.Info("multi-db", "patterns", len(settings.Patterns), "state_dir", settings.StateDir,
+		"max_hot_databases", settings.MaxHotDatabases, "scan_interval", settings.ScanInterval)
+	logger.Info("replicating to", append(c.ReplicaTemplate.logArgs(root), "template", settings.ReplicaPath)...)
+	return m, nil
+}
+
+func compactionLevels(configured []*LevelConfig) litestream.CompactionLevels {
+	levels := litestream.CompactionLevels{{Level: 0}}
+	for i, level := range configured {
+		levels = append(levels, &litestream.CompactionLevel{Level: i + 1, Interval: level.Interval})
+	}
+	return levels
 }
 
 // newDB builds one database and its replica.

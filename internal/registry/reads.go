@@ -11,6 +11,7 @@ import (
 type reads struct {
 	*conn
 	all, byPath, ledgerByID *stmt
+	byID                    *stmt
 }
 
 // openReads opens a registry that was checked, or made, by a writer.
@@ -38,6 +39,7 @@ func openReads(path, query string) (_ *reads, err error) {
 	err = c.keep(map[string]**stmt{
 		"SELECT id, path, data FROM tenant ORDER BY id":                                 &r.all,
 		"SELECT id, path, data FROM tenant WHERE path = ? ORDER BY id DESC":             &r.byPath,
+		"SELECT id, path, data FROM tenant WHERE id = ?":                                &r.byID,
 		"SELECT sum, path, ledger.data FROM ledger JOIN tenant USING (id) WHERE id = ?": &r.ledgerByID,
 	})
 	if err != nil {

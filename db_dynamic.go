@@ -1,0 +1,317 @@
+package litestream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/superfly/ltx"
+)
+
+// DBLifecycleState says where a DynamicDB is between cold and hot.
+type DBLifecycleState uint8
+
+// The states of a DynamicDB. It begins cold and ends cold or failed.
+const (
+	LifecycleCold    DBLifecycleState = iota // a record in a table, nothing is open
+	LifecycleOpening                         // its position is being read
+	LifecycleHot                             // looked at and uploaded again and again
+	LifecycleClosing                         // its position is being written
+	LifecycleFailed                          // it cannot be replicated now; Err tells why
+)
+
+// String returns the state's name.
+func (s DBLifecycleState) String() string {
+	names := [...]string{"cold", "opening", "hot", "closing", "failed"}
+	if int(s) < len(names) {
+		return names[s]
+	}
+	return fmt.Sprintf("DBLifecycleState(%d)", s)
+}
+
+// A DynamicDB is a DB with a lifecycle: EnsureOpen makes it hot with the
+// position that the registry holds, Close gives that back once all that was
+// captured is acknowledged. It exists only while its database is not cold. Its
+// methods are safe for concurrent use.
+type DynamicDB struct {
+	fleet *MultiDBManager
+	idx   uint32 // in the fleet's table
+	path  string
+
+	// mu serializes opening, closing and the decisions between them. The
+	// database's own lock is taken below it, the fleet's is not.
+	mu    sync.Mutex
+	state DBLifecycleState
+	err   error // of LifecycleFailed
+	m     *managedDB
+	users int // who needs it open, beside the fleet's own looks
+
+	known, unsure bool // the registry has a position; it may not be the storage's
+
+	since      time.Time // oldest change that may not be replicated; zero: none
+	lastChange time.Time // newest capture, or the promotion
+	txid       ltx.TXID  // newest captured one that was taken note of
+	looked     bool      // a look that followed the opening came to its end
+	failing    time.Time // first of the failed uploads in a row
+	sendErr    error     // of the last upload
+
+	files tenantFiles // on the replica; guarded by the fleet, which keeps it while maintenance runs
+}
+
+// begin opens the database on a worker of the monitor pool and looks at it.
+func (d *DynamicDB) begin(ctx context.Context) {
+	d.mu.Lock()
+	err := d.ensureOpen(ctx)
+	m := d.m
+	d.mu.Unlock()
+	switch {
+	case err != nil:
+		d.fleet.failed(d, err, nil)
+	case m.db.Replica.asked():
+		d.fleet.store.runSync(ctx, m)
+	default:
+		d.fleet.store.contact(m) // a look follows it
+	}
+}
+
+// lookAgain makes a look due at once.
+func (d *DynamicDB) lookAgain() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state == LifecycleHot {
+		d.fleet.store.look(d.m)
+	}
+}
+
+// leave lets the database go at the end of the process. It is false if not all
+// of it is replicated.
+func (d *DynamicDB) leave(ctx context.Context) (bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state != LifecycleHot {
+		return true, nil
+	}
+	pos, ok, err := d.close(ctx)
+	if ok && d.looked {
+		d.fleet.cooled(d, pos)
+		return true, err
+	}
+	reason := d.sendErr
+	if reason == nil {
+		reason = fmt.Errorf("sync %s: %w", d.path, errStopped)
+	}
+	d.fleet.failed(d, reason, d.abandon(ctx, reason))
+	return false, reason
+}
+
+// errStopped means that the process ended before a database was replicated.
+var errStopped = errors.New("the process ended before it was replicated")
+
+// noteUpload is told of each acknowledged level-0 file.
+func (d *DynamicDB) noteUpload(info *ltx.FileInfo) {
+	now := d.fleet.now()
+	d.fleet.noteFiles(d, func(f *tenantFiles) { f.noteUpload(info, now) })
+	d.fleet.metrics.sent(info.Size)
+}
+
+// Path returns the path of the database.
+func (d *DynamicDB) Path() string { return d.path }
+
+// State returns where the database is, and why if it failed.
+func (d *DynamicDB) State() (DBLifecycleState, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state, d.err
+}
+
+// EnsureOpen makes the database hot and returns it. The error tells why it
+// cannot be replicated; nothing is left open then.
+func (d *DynamicDB) EnsureOpen(ctx context.Context) (*DB, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.ensureOpen(ctx); err != nil {
+		return nil, err
+	}
+	return d.m.db, nil
+}
+
+func (d *DynamicDB) ensureOpen(ctx context.Context) error {
+	if d.state == LifecycleHot {
+		return nil
+	}
+	d.state = LifecycleOpening
+	m, err := d.fleet.openTenant(ctx, d)
+	if err != nil {
+		d.state, d.err = LifecycleFailed, err
+		return err
+	}
+	d.m, d.state, d.err = m, LifecycleHot, nil
+	return nil
+}
+
+// Close lets the database go and returns whether that could be done: not while
+// something is captured and not acknowledged, or has changed meanwhile.
+func (d *DynamicDB) Close(ctx context.Context) (tenantPosition, bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.close(ctx)
+}
+
+func (d *DynamicDB) close(ctx context.Context) (tenantPosition, bool, error) {
+	if d.state != LifecycleHot {
+		return tenantPosition{}, false, nil
+	}
+	d.state = LifecycleClosing
+	pos, err := d.m.db.detach(ctx)
+	if errors.Is(err, errNotCovered) {
+		d.state = LifecycleHot
+		return pos, false, nil
+	} else if err != nil && d.m.db.Status().State != SyncStateClosed {
+		d.state = LifecycleHot
+		return pos, false, err
+	}
+	d.fleet.store.dropTenant(d.m)
+	d.m, d.state = nil, LifecycleCold
+	return pos, true, err
+}
+
+// abandon lets the database go whatever is left to do. What was captured and
+// not acknowledged is thrown away: the next promotion asks the storage where
+// it stands, and a diff covers the rest.
+func (d *DynamicDB) abandon(ctx context.Context, reason error) error {
+	var err error
+	if d.m != nil {
+		d.fleet.store.dropTenant(d.m)
+		err = d.m.db.discard(ctx)
+		d.m = nil
+	}
+	d.state, d.err = LifecycleFailed, reason
+	return err
+}
+
+// synced is told of each look at the database.
+func (d *DynamicDB) synced(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state != LifecycleHot {
+		return
+	}
+	d.noteCapture()
+	if err == nil || !errors.Is(err, context.Canceled) {
+		d.looked = d.looked || d.m.db.Status().State != SyncStateUnknown
+	}
+	d.settle()
+}
+
+// uploaded is told of each attempt to send what was captured.
+func (d *DynamicDB) uploaded(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state != LifecycleHot {
+		return
+	}
+	d.sendErr = err
+	switch now := d.fleet.now(); {
+	case err == nil:
+		d.failing = time.Time{}
+		if n, _ := d.m.db.stage.pending(); n == 0 && d.looked {
+			d.replicated(now)
+		}
+	case d.failing.IsZero():
+		d.failing = now
+	}
+	d.settle()
+}
+
+// noteCapture takes note of what the last look captured.
+func (d *DynamicDB) noteCapture() {
+	st := d.m.db.Status()
+	if st.TXID == d.txid {
+		return
+	}
+	now := d.fleet.now()
+	d.txid = st.TXID
+	if d.since.IsZero() {
+		d.since = st.ChangedAt
+		if st.ChangedAt.Before(d.lastChange) || st.ChangedAt.After(now) {
+			d.since = now // the files' times tell nothing
+		}
+	}
+	d.lastChange = now
+}
+
+// replicated takes note that everything captured is acknowledged.
+func (d *DynamicDB) replicated(now time.Time) {
+	if !d.since.IsZero() {
+		d.fleet.metrics.replicated(now.Sub(d.since))
+		d.fleet.upToDate(d)
+	}
+	d.since = time.Time{}
+}
+
+// facts are what the next move depends on.
+func (d *DynamicDB) facts() tierFacts {
+	now := d.fleet.now()
+	st := d.m.db.Status()
+	pending, _ := d.m.db.stage.pending()
+	f := tierFacts{
+		state: st.State, pending: pending, suspended: st.Suspended, looked: d.looked,
+		settled: st.Settled, quiet: now.Sub(d.lastChange),
+		permanent: IsPermanent(d.sendErr), users: d.users, waiting: d.fleet.crowded(),
+	}
+	if !d.failing.IsZero() {
+		f.sendFailing = now.Sub(d.failing)
+	}
+	return f
+}
+
+// settle decides whether the database stays hot, and carries that out.
+func (d *DynamicDB) settle() {
+	ctx := d.fleet.run
+	switch decideTier(d.facts(), d.fleet.cfg.HotDuration) {
+	case tierStay:
+	case tierCool:
+		pos, ok, err := d.close(ctx)
+		if err != nil {
+			d.fleet.logger.Warn("let go of database", "db", d.path, "error", err)
+		}
+		if ok {
+			d.fleet.cooled(d, pos)
+		}
+	case tierGone:
+		reason := fmt.Errorf("sync %s: %w", d.path, errTenantGone)
+		d.fleet.failed(d, reason, d.abandon(ctx, reason))
+	case tierFail:
+		reason := d.m.db.Status().Err
+		if n, _ := d.m.db.stage.pending(); n > 0 && d.sendErr != nil {
+			reason = d.sendErr
+		} else if d.m.db.Status().State == SyncStateEmpty {
+			reason = errNoPages
+		}
+		d.fleet.failed(d, reason, d.abandon(ctx, reason))
+	}
+}
+
+// errTenantGone means that the file of a database is no longer there.
+var errTenantGone = errors.New("file is gone")
+
+// hold keeps the database hot until release is called.
+func (d *DynamicDB) hold(ctx context.Context) (*managedDB, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.ensureOpen(ctx); err != nil {
+		return nil, err
+	}
+	d.users++
+	return d.m, nil
+}
+
+func (d *DynamicDB) release() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.users--; d.users == 0 && d.state == LifecycleHot {
+		d.settle()
+	}
+}

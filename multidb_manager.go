@@ -1,0 +1,325 @@
+package litestream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/benbjohnson/litestream/internal/backoff"
+	"github.com/benbjohnson/litestream/internal/registry"
+	"github.com/benbjohnson/litestream/internal/scan"
+	"github.com/benbjohnson/litestream/internal/sqlitefile"
+)
+
+// TenantClients makes the storage clients of a fleet.
+type TenantClients struct {
+	// Tenant returns the client of one database's replica.
+	Tenant func(*Tenant) (ReplicaClient, error)
+	// Root is a client of the folder that all replicas lie in. Where it is an
+	// ObjectClient it keeps the mark by which another or an emptied replica is
+	// known.
+	Root ReplicaClient
+}
+
+// A MultiDBManager replicates all databases that match patterns. It scans for
+// changed ones, opens as many at a time as may be hot, lets go of those that
+// are replicated, and keeps a record of the others. The exported fields are
+// settings; they must not change after Open. Its methods are safe for
+// concurrent use.
+type MultiDBManager struct {
+	Levels            CompactionLevels
+	SnapshotInterval  time.Duration
+	SnapshotRetention time.Duration
+	L0Retention       time.Duration
+	RetentionEnabled  bool
+	SyncInterval      time.Duration      // least time between two uploads of a database
+	Metrics           *AggregatedMetrics // nil counts nothing
+	Logger            *slog.Logger
+
+	cfg      MultiDBConfig
+	store    *Store
+	clients  TenantClients
+	tenants  *TenantMap
+	scanner  *scan.Scanner
+	reg      *registry.Registry
+	mode     *tenantMode
+	shared   *sharedState
+	metrics  *AggregatedMetrics
+	logger   *slog.Logger
+	now      func() time.Time
+	started  time.Time
+	upkeeper *tenantMaintainer
+
+	run    context.Context // of everything; done when Close ran out of patience
+	cancel context.CancelFunc
+	stop   context.CancelFunc // of the loop
+	wg     sync.WaitGroup
+	wake   chan struct{} // capacity 1: there may be something to do
+
+	bindDelay backoff.Backoff // used by the loop alone, like bindLog
+	bindLog   backoff.Limiter
+
+	// waiting says that databases wait for a place among the hot ones.
+	waiting atomic.Bool
+
+	mu       sync.Mutex // guards what follows; never held across I/O
+	table    *dbTable
+	queue    promotionQueue
+	hot      map[uint32]*DynamicDB
+	reasons  map[uint32]*tenantFailure
+	paths    map[uint64]uint32 // replica paths, where the template does not keep them apart
+	upkeep   *upkeepQueue
+	underway map[uint32]*upkeepRun // maintenance that runs
+	bound    bool                  // the replica is known to be the one of the registry
+	empty    bool                  // and held nothing at the start
+	bindAt   time.Time
+	stopping bool
+	idle     chan struct{} // closed when nothing is hot or queued, while stopping
+	scans    scanTotals
+}
+
+// NewMultiDBManager returns a manager that runs its databases in a store. It
+// does nothing before Open.
+func NewMultiDBManager(cfg MultiDBConfig, store *Store, clients TenantClients) (*MultiDBManager, error) {
+	tenants, err := NewTenantMap(cfg)
+	if err != nil {
+		return nil, err
+	}
+	scanCfg := tenants.ScanConfig()
+	scanCfg.Cache = true
+	scanner, err := scan.New(scanCfg)
+	if err != nil {
+		return nil, err
+	}
+	return &MultiDBManager{
+		Levels:            DefaultCompactionLevels(),
+		SnapshotInterval:  DefaultSnapshotInterval,
+		SnapshotRetention: DefaultSnapshotRetention,
+		L0Retention:       DefaultL0Retention,
+		RetentionEnabled:  true,
+		SyncInterval:      DefaultSyncInterval,
+		Logger:            slog.New(slog.DiscardHandler),
+		cfg:               cfg,
+		store:             store,
+		clients:           clients,
+		tenants:           tenants,
+		scanner:           scanner,
+		now:               time.Now,
+		wake:              make(chan struct{}, 1),
+		table:             newDBTable(),
+		hot:               make(map[uint32]*DynamicDB),
+		reasons:           make(map[uint32]*tenantFailure),
+		upkeep:            newUpkeepQueue(),
+		underway:          make(map[uint32]*upkeepRun),
+		idle:              make(chan struct{}),
+		bindDelay:         backoff.Backoff{Min: time.Second, Max: maxTenantRetryIfIn},
+	}, nil
+}
+
+// Open begins to replicate: the databases of the store, and all that match the
+// patterns. A database or a replica that cannot be reached is no error.
+func (m *MultiDBManager) Open(ctx context.Context) error {
+	if err := m.store.Open(ctx); err != nil {
+		return err
+	}
+	if err := m.prepare(ctx); err != nil {
+		return errors.Join(err, m.store.Close(ctx))
+	}
+	loop, stop := context.WithCancel(m.run)
+	m.stop = stop
+	m.wg.Go(func() { m.loop(loop) })
+	return nil
+}
+
+// prepare loads what is known of the databases.
+func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
+	m.metrics, m.logger, m.started = m.Metrics, m.Logger, m.now()
+	m.run, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	boot := sqlitefile.BootID()
+	if m.reg, err = registry.Open(ctx, m.cfg.StateDir, registry.Options{Logger: m.logger, BootID: boot}); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.reg.Close(ctx, false))
+		}
+	}()
+	if err := sweepStaging(m.cfg.StateDir); err != nil {
+		return err
+	}
+	m.mode = &tenantMode{
+		connections: m.store.resources.Connections, metrics: m.metrics, stateDir: m.cfg.StateDir,
+	}
+	m.shared = m.store.resources.tenants(m.cfg.MaxStagedBytes)
+	m.upkeeper = m.maintainer()
+	if err := m.clients.Root.Init(ctx); err != nil {
+		return fmt.Errorf("init replica: %w", err)
+	}
+	if err := m.bind(ctx); err != nil {
+		m.logger.Warn("the replica cannot be reached: nothing is replicated until it can", "error", err)
+	}
+	if err := m.load(ctx); err != nil {
+		return err
+	}
+	m.metrics.setSource(m.stats)
+	return nil
+}
+
+// Pauses of the loop.
+const (
+	tickInterval = time.Second
+	// flushAt is how many changed records are written without waiting for the
+	// next tick.
+	flushAt = 4096
+)
+
+// loop scans, and does what is due in between, until ctx is done.
+func (m *MultiDBManager) loop(ctx context.Context) {
+	tick := time.NewTicker(tickInterval)
+	defer tick.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-next.C:
+			began := m.now()
+			m.scan(ctx)
+			next.Reset(max(m.cfg.ScanInterval-m.now().Sub(began), m.cfg.ScanInterval/10))
+		case <-tick.C:
+			m.tick(ctx)
+		case <-m.wake:
+			m.flush(ctx)
+		}
+	}
+}
+
+// tick does what is due.
+func (m *MultiDBManager) tick(ctx context.Context) {
+	m.rebind(ctx)
+	m.dispatch()
+	m.maintainDue()
+	if err := m.store.resources.Connections.Sweep(m.now()); err != nil {
+		m.logger.Warn("close idle connections", "error", err)
+	}
+	m.flush(ctx)
+}
+
+// flush writes the records that changed.
+func (m *MultiDBManager) flush(ctx context.Context) {
+	if m.reg.Pending() == 0 {
+		return
+	}
+	if err := m.reg.Flush(ctx); err != nil && ctx.Err() == nil {
+		m.logger.Error("write registry: it is tried again; after a crash more has to be looked at", "error", err)
+	}
+}
+
+// put queues a record for the registry.
+func (m *MultiDBManager) put(rec registry.Record, ledger []byte) {
+	m.reg.Put(rec, ledger)
+	if m.reg.Pending() >= flushAt {
+		select {
+		case m.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// crowded reports whether databases wait for a place among the hot ones.
+func (m *MultiDBManager) crowded() bool { return m.waiting.Load() }
+
+// Close stops replicating: what changed is looked for once more, and all that
+// is hot or waits is synced, oldest change first, until ctx is done. The error
+// tells what was left.
+func (m *MultiDBManager) Close(ctx context.Context) error {
+	if m.reg == nil {
+		return m.store.Close(ctx)
+	}
+	if m.stop != nil {
+		m.stop()
+		m.wg.Wait()
+	}
+	err := m.drain(ctx)
+	m.cancel()
+	m.metrics.setSource(nil)
+	return errors.Join(err, m.store.Close(ctx), m.reg.Close(context.WithoutCancel(ctx), true))
+}
+
+// drain replicates what is left and lets everything go.
+func (m *MultiDBManager) drain(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, m.cancel)
+	defer stop()
+	m.scan(ctx)
+	m.mu.Lock()
+	m.stopping = true
+	m.waiting.Store(true)
+	m.checkIdleLocked()
+	open := m.hotLocked()
+	m.mu.Unlock()
+	for _, d := range open {
+		d.lookAgain()
+	}
+	m.dispatch()
+	select {
+	case <-m.idle:
+	case <-ctx.Done():
+	}
+	return m.abandonRest(ctx)
+}
+
+// abandonRest lets go of what could not be replicated in time.
+func (m *MultiDBManager) abandonRest(ctx context.Context) error {
+	m.mu.Lock()
+	open := m.hotLocked()
+	waiting := m.queue.Len()
+	m.mu.Unlock()
+	if len(open)+waiting == 0 {
+		return nil
+	}
+	var errs []error
+	left := 0
+	for _, d := range open {
+		if ok, err := d.leave(context.WithoutCancel(ctx)); !ok {
+			left++
+			errs = append(errs, err)
+		}
+	}
+	if left+waiting == 0 {
+		return nil
+	}
+	errs = append(errs, fmt.Errorf("%d databases are not replicated up to their last change, %d of them were not looked at: they are at the next start: %w",
+		left+waiting, waiting, context.Cause(ctx)))
+	return summarize(errs)
+}
+
+// SyncOnce scans once and replicates every database that changed, in place of
+// Open. Close releases what it left open.
+func (m *MultiDBManager) SyncOnce(ctx context.Context, opt SyncOnceOptions) error {
+	err := m.store.SyncOnce(ctx, opt)
+	if ctx.Err() != nil {
+		return err
+	}
+	if perr := m.prepare(ctx); perr != nil {
+		return errors.Join(err, perr)
+	}
+	m.mu.Lock()
+	bound := m.bound
+	m.mu.Unlock()
+	if !bound {
+		return errors.Join(err, errors.New("replicate once: the replica cannot be reached"))
+	}
+	loop, stop := context.WithCancel(m.run)
+	m.wg.Go(func() { m.store.sched.loop(loop) })
+	defer func() { stop(); m.wg.Wait() }()
+	err = errors.Join(err, m.drain(ctx), m.failuresOnce())
+	if ctx.Err() == nil && (opt.ForceSnapshot || opt.EnforceRetention) {
+		err = errors.Join(err, m.maintainAll(ctx, opt))
+	}
+	return err
+}

@@ -1,0 +1,270 @@
+package litestream
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"time"
+
+	"github.com/benbjohnson/litestream/internal/registry"
+	"github.com/benbjohnson/litestream/internal/scan"
+	"github.com/benbjohnson/litestream/internal/sqlitefile"
+)
+
+// scanTotals is what is remembered of scans.
+type scanTotals struct {
+	last      time.Time // end of the newest
+	took      time.Duration
+	files     int
+	matches   []int // files, by pattern
+	errors    []*scan.PathError
+	errorN    int
+	unmatched map[int]time.Time // by pattern: when it was last warned of
+}
+
+// unmatchedEvery is how often a pattern that matches nothing is warned of.
+const unmatchedEvery = 10 * time.Minute
+
+// scan looks at all files and queues what changed.
+func (m *MultiDBManager) scan(ctx context.Context) {
+	start := m.now()
+	m.mu.Lock()
+	m.table.BeginScan()
+	m.mu.Unlock()
+	st := scanStats{}
+	res, err := m.scanner.Scan(ctx, func(e *scan.Entry) error {
+		m.observe(e, start, &st)
+		return nil
+	})
+	if err != nil {
+		if ctx.Err() == nil {
+			m.logger.Error("scan", "error", err)
+		}
+		return
+	}
+	m.endScan(res, start, &st)
+	m.dispatch()
+	m.warnUnmatched(res)
+	m.putSummary()
+}
+
+// observe compares one file with what was last replicated of it.
+func (m *MultiDBManager) observe(e *scan.Entry, start time.Time, st *scanStats) {
+	fp := sqlitefile.Fingerprint{Main: e.Main}
+	if e.HasWAL && e.WAL.Size > 0 {
+		fp.WAL = e.WAL
+	}
+	st.Files++
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i, ok := m.table.Find(e.Dir, e.Name)
+	if !ok {
+		st.New++
+		if i, ok = m.discoverLocked(e, fp); !ok {
+			return
+		}
+	}
+	m.table.See(i)
+	s := m.table.At(i)
+	s.set(tenantLinked, e.Linked)
+	s.set(tenantDeleted, false)
+	switch s.state {
+	case TenantUnknown, TenantGone:
+		m.enqueueLocked(i, classOf(s), start)
+	case TenantClean:
+		if !m.table.Matches(i, &fp) {
+			st.Changed++
+			m.enqueueLocked(i, queueChanged, changeTime(fp, m.scans.last, start))
+		} else if !s.has(tenantSettled) {
+			m.enqueueLocked(i, queueChanged, start)
+		}
+	case TenantFailed:
+		if f := m.reasons[i]; f != nil && f.fp != fp {
+			f.fp = fp
+			m.retryLocked(i, f, tenantRetry(f.tries, true), start)
+		}
+	case TenantQueued, TenantHot:
+	}
+}
+
+// classOf returns which of the queues a database waits in.
+func classOf(s *DBState) queueClass {
+	if s.txid == 0 {
+		return queueFirst
+	}
+	return queueChanged
+}
+
+// changeTime is when a database changed that the last scan saw unchanged: by
+// the files' times where they can be true.
+func changeTime(fp sqlitefile.Fingerprint, lastScan, now time.Time) time.Time {
+	at := time.Unix(0, max(fp.Main.Mtime, fp.WAL.Mtime))
+	if at.Before(lastScan) || at.After(now) {
+		return now
+	}
+	return at
+}
+
+// discoverLocked makes the record of a database that was not seen before.
+func (m *MultiDBManager) discoverLocked(e *scan.Entry, fp sqlitefile.Fingerprint) (uint32, bool) {
+	i, err := m.table.Add(e.Dir, e.Name)
+	if err != nil {
+		m.logger.Error("take note of database", "db", e.Path(), "error", err)
+		return 0, false
+	}
+	m.table.At(i).pattern = uint16(e.Pattern)
+	if err := m.placeLocked(i); err != nil {
+		m.failLocked(i, &tenantFailure{err: err, fp: fp, lasting: true})
+	}
+	return i, true
+}
+
+// placeLocked finds out where a database's replica lies, and that it has it
+// for itself.
+func (m *MultiDBManager) placeLocked(i uint32) error {
+	t, err := m.tenants.Lookup(m.table.Path(i))
+	if err != nil {
+		return err
+	}
+	group := t.variableOr("database") + "\x00" + t.variableOr("branch")
+	if _, err := m.table.SetGroup(i, t.variableOr(variableProject), group); err != nil {
+		return err
+	}
+	if m.paths == nil {
+		return nil
+	}
+	h := maphash.String(replicaPathSeed, t.ReplicaPath)
+	if owner, ok := m.paths[h]; ok && owner != i && m.table.At(owner) != nil {
+		return fmt.Errorf("%w, %s: change replica-template.path so that it tells them apart", errSamePath, m.table.Path(owner))
+	}
+	m.paths[h] = i
+	return nil
+}
+
+var replicaPathSeed = maphash.MakeSeed()
+
+// forgetLocked removes a record.
+func (m *MultiDBManager) forgetLocked(i uint32) {
+	if m.paths != nil {
+		if t, err := m.tenants.Lookup(m.table.Path(i)); err == nil {
+			if h := maphash.String(replicaPathSeed, t.ReplicaPath); m.paths[h] == i {
+				delete(m.paths, h)
+			}
+		}
+	}
+	m.queue.Remove(i)
+	m.upkeep.remove(i)
+	delete(m.reasons, i)
+	m.table.Remove(i)
+	m.reg.Delete(i + 1)
+}
+
+// endScan settles what a scan that came to its end did not meet.
+func (m *MultiDBManager) endScan(res scan.Result, start time.Time, st *scanStats) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	st.Skipped, st.Errors, st.End = res.Special+res.Links, res.ErrorN, m.now()
+	st.Unmatched = countZero(res.Matches)
+	if res.ErrorN == len(res.Errors) { // else what could not be looked at is not known
+		unreadable := make([]string, len(res.Errors))
+		for i, e := range res.Errors {
+			unreadable[i] = e.Path
+		}
+		for i, s := range m.table.Unseen(unreadable) {
+			if m.goneLocked(i, s, start) {
+				st.Deleted++
+			}
+		}
+	}
+	m.scans.last, m.scans.took, m.scans.files = st.End, st.End.Sub(start), st.Files
+	m.scans.errors, m.scans.errorN, m.scans.matches = res.Errors, res.ErrorN, res.Matches
+	m.metrics.scanned(m.scans.took, *st)
+}
+
+func countZero(a []int) (n int) {
+	for _, v := range a {
+		if v == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// goneLocked takes note of a file that is no longer there. Its replica stays,
+// for as long as deleted-retention says.
+func (m *MultiDBManager) goneLocked(i uint32, s *DBState, now time.Time) bool {
+	if s.has(tenantDeleted) {
+		return false
+	}
+	s.set(tenantDeleted, true)
+	switch s.state {
+	case TenantHot:
+		return true // its own look finds out
+	case TenantUnknown, TenantQueued, TenantFailed:
+		if s.txid == 0 { // nothing was replicated of it
+			m.forgetLocked(i)
+			return true
+		}
+	case TenantClean, TenantGone:
+	}
+	m.queue.Remove(i)
+	delete(m.reasons, i)
+	s.state, s.changedAt, s.since = TenantGone, 0, secondsOf(now)
+	m.put(m.recordLocked(i), nil)
+	if m.cfg.DeletedRetention > 0 {
+		m.upkeep.set(i, now.Add(m.cfg.DeletedRetention))
+	}
+	return true
+}
+
+// warnUnmatched tells of patterns that match nothing, now and then.
+func (m *MultiDBManager) warnUnmatched(res scan.Result) {
+	now := m.now()
+	if m.scans.unmatched == nil {
+		m.scans.unmatched = make(map[int]time.Time)
+	}
+	for p, n := range res.Matches {
+		if n > 0 {
+			delete(m.scans.unmatched, p)
+			continue
+		}
+		if at, ok := m.scans.unmatched[p]; ok && now.Sub(at) < unmatchedEvery {
+			continue
+		}
+		m.scans.unmatched[p] = now
+		m.logger.Warn("pattern matches no file", "pattern", m.cfg.Patterns[p])
+	}
+}
+
+// tenantFailure is why a database is left alone for a while.
+type tenantFailure struct {
+	err     error
+	fp      sqlitefile.Fingerprint // at the last scan
+	tries   uint8
+	lasting bool // it cannot go away while the process lives
+}
+
+// recordLocked is what the registry keeps of a database.
+func (m *MultiDBManager) recordLocked(i uint32) registry.Record {
+	s := m.table.At(i)
+	rec := registry.Record{
+		ID: i + 1, Path: m.table.Path(i), Settled: s.has(tenantSettled), TXID: s.txid,
+		SyncedAt: s.SyncedAt(), State: uint8(s.state), ChangedAt: s.ChangedAt(),
+		Due: m.upkeep.at(i),
+	}
+	if s.has(tenantRecheck) {
+		rec.State |= recordUnsure
+	}
+	rec.Fingerprint = m.table.Fingerprint(i)
+	if s.state == TenantGone {
+		rec.GoneAt = s.Since()
+	}
+	if f := m.reasons[i]; f != nil {
+		rec.Reason = f.err.Error()
+	}
+	return rec
+}
+
+// recordUnsure marks, beside the state, a record whose database was let go
+// with an upload of unknown outcome.
+const recordUnsure = 0x80

@@ -1,0 +1,177 @@
+package litestream
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/benbjohnson/litestream/internal/registry"
+)
+
+// epochObject marks a replica, so that another one or an emptied one is known
+// as such. No encoded path of a database begins like it
+// (docs/formats/replica-paths.md).
+const epochObject = "!litestream/epoch"
+
+// bindTimeout bounds the first contact with the replica.
+const bindTimeout = 15 * time.Second
+
+// bind makes sure that the registry is that of this replica, with one request.
+func (m *MultiDBManager) bind(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, bindTimeout)
+	defer cancel()
+	epoch, empty, err := m.epoch(ctx)
+	if err != nil {
+		return err
+	}
+	same, err := m.reg.Bind(ctx, m.identity(), epoch)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.bound, m.empty = true, empty
+	if !same {
+		m.distrustLocked()
+	}
+	return nil
+}
+
+// identity is that of the folder of all replicas and the way they lie in it.
+func (m *MultiDBManager) identity() [32]byte {
+	root := ReplicaIdentity(m.clients.Root)
+	return sha256.Sum256(append(root[:], m.cfg.ReplicaPath...))
+}
+
+// epoch returns the replica's mark, which it makes if there is none. empty says
+// that nothing else was there then.
+func (m *MultiDBManager) epoch(ctx context.Context) (epoch string, empty bool, err error) {
+	oc, ok := m.clients.Root.(ObjectClient)
+	if !ok {
+		return "", false, nil
+	}
+	b, err := oc.ReadObject(ctx, epochObject)
+	if err == nil {
+		return strings.TrimSpace(string(b)), false, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", false, fmt.Errorf("read the replica's epoch: %w", err)
+	}
+	if empty, err = oc.Empty(ctx); err != nil {
+		return "", false, fmt.Errorf("look into the replica: %w", err)
+	}
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails
+	epoch = hex.EncodeToString(id[:])
+	err = oc.WriteObject(ctx, epochObject, []byte(epoch+"\n"), true)
+	if errors.Is(err, fs.ErrExist) { // somebody was faster
+		b, err = oc.ReadObject(ctx, epochObject)
+		return strings.TrimSpace(string(b)), false, err
+	} else if err != nil {
+		return "", false, fmt.Errorf("write the replica's epoch: %w", err)
+	}
+	return epoch, empty, nil
+}
+
+// rebind tries the first contact with the replica again.
+func (m *MultiDBManager) rebind(ctx context.Context) {
+	m.mu.Lock()
+	due := !m.bound && !m.now().Before(m.bindAt)
+	m.mu.Unlock()
+	if !due {
+		return
+	}
+	err := m.bind(ctx)
+	if err == nil {
+		m.logger.Info("the replica is reached")
+		return
+	}
+	m.mu.Lock()
+	m.bindAt = m.now().Add(m.bindDelay.Next())
+	m.mu.Unlock()
+	if m.bindLog.Allow(err) {
+		m.logger.Warn("the replica cannot be reached: nothing is replicated until it can", "error", err)
+	}
+}
+
+// distrustLocked makes every record unknown: the replica is another one.
+func (m *MultiDBManager) distrustLocked() {
+	for i, s := range m.table.All() {
+		s.txid, s.syncedAt = 0, 0
+		m.upkeep.remove(i)
+		if s.state == TenantClean {
+			s.state = TenantUnknown
+		}
+	}
+}
+
+// load fills the table from the registry.
+func (m *MultiDBManager) load(ctx context.Context) error {
+	info := m.reg.Info()
+	if !m.tenants.distinct() {
+		m.paths = make(map[uint64]uint32)
+	}
+	now := m.now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var unwanted []uint32
+	err := m.reg.Load(ctx, func(rec *registry.Record) error {
+		if !m.loadLocked(rec, info, now) {
+			unwanted = append(unwanted, rec.ID)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, id := range unwanted {
+		m.reg.Delete(id)
+	}
+	if n := m.table.Len(); n > 0 {
+		m.logger.Info("registry loaded", "databases", n, "clean_stop", info.Clean, "same_boot", info.SameBoot)
+	}
+	return nil
+}
+
+// loadLocked makes the record of one row. It is false for one that no pattern
+// matches any more.
+func (m *MultiDBManager) loadLocked(rec *registry.Record, info registry.Info, now time.Time) bool {
+	i := rec.ID - 1
+	if rec.ID == 0 || m.table.AddAt(i, rec.Path) != nil {
+		return false
+	}
+	if err := m.placeLocked(i); errors.Is(err, ErrNoTenant) {
+		m.table.Remove(i)
+		return false
+	} else if err != nil {
+		m.failLocked(i, &tenantFailure{err: err, lasting: true})
+		return true
+	}
+	s := m.table.At(i)
+	s.txid, s.changedAt, s.syncedAt = rec.TXID, secondsOf(rec.ChangedAt), secondsOf(rec.SyncedAt)
+	s.set(tenantRecheck, !info.Clean || rec.State&recordUnsure != 0)
+	if !rec.Due.IsZero() {
+		m.upkeep.set(i, rec.Due)
+	}
+	switch TenantState(rec.State &^ recordUnsure) {
+	case TenantClean:
+		if rec.TXID == 0 && rec.Fingerprint.Main.Size > 0 {
+			return true
+		}
+		m.table.SetFingerprint(i, &rec.Fingerprint, rec.Settled)
+		s.state = TenantClean
+		if !info.SameBoot { // what was not synced may be gone
+			m.enqueueLocked(i, queueFirst, now)
+		}
+	case TenantGone:
+		s.state, s.since = TenantGone, secondsOf(rec.GoneAt)
+		s.set(tenantDeleted, true)
+	default: // it is looked at as if it were new
+	}
+	return true
+}

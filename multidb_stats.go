@@ -1,0 +1,161 @@
+package litestream
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// stats are the gauges of the fleet, in one pass over all records.
+func (m *MultiDBManager) stats() FleetStats {
+	now := m.now()
+	st := FleetStats{
+		HotLimit: m.cfg.MaxHotDatabases, Databases: make(map[FleetState]int), Failed: make(map[string]int),
+		Pools: m.store.resources.pools(), Connections: m.store.resources.connections(),
+		StagedBytes: m.shared.staged.used.Load(), StagedLimit: m.cfg.MaxStagedBytes,
+	}
+	for s := TenantUnknown; s <= TenantGone; s++ { // a series stays when nothing is left of it
+		st.Databases[FleetState{Tier: tierOf(s), State: s.String()}] = 0
+	}
+	groups := make(map[uint32]*FleetGroup)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.table.All() {
+		st.Databases[FleetState{Tier: tierOf(s.state), State: s.state.String()}]++
+		g := groups[s.group]
+		if g == nil {
+			g = &FleetGroup{}
+			groups[s.group] = g
+		}
+		g.Size += m.table.Size(s)
+		switch s.state {
+		case TenantHot:
+			g.Hot++
+			st.Hot++
+		case TenantQueued:
+			g.Queued++
+			st.Cold++
+		case TenantUnknown, TenantClean, TenantFailed:
+			st.Cold++
+		case TenantGone:
+		}
+		if s.changedAt != 0 && s.state != TenantGone {
+			st.OldestUnreplicated = max(st.OldestUnreplicated, now.Sub(s.ChangedAt()))
+		}
+	}
+	for _, f := range m.reasons {
+		st.Failed[failureClass(f.err)]++
+	}
+	st.Queue = m.queueLocked()
+	st.TableBytes = m.table.MemoryBytes()
+	st.MaintenanceQueue = m.upkeep.dueBy(now)
+	st.Groups = m.groupsLocked(groups)
+	return st
+}
+
+// groupsLocked joins the branches of each database of a project.
+func (m *MultiDBManager) groupsLocked(groups map[uint32]*FleetGroup) []FleetGroup {
+	type key struct{ project, database string }
+	joined := make(map[key]*FleetGroup)
+	for id, g := range groups {
+		project, rest := m.table.Group(id)
+		database, _, _ := strings.Cut(rest, "\x00")
+		k := key{project, database}
+		sum := joined[k]
+		if sum == nil {
+			sum = &FleetGroup{Project: project, Database: database}
+			joined[k] = sum
+		}
+		sum.Hot, sum.Queued, sum.Size = sum.Hot+g.Hot, sum.Queued+g.Queued, sum.Size+g.Size
+		sum.Branches++
+	}
+	a := make([]FleetGroup, 0, len(joined))
+	for _, g := range joined {
+		a = append(a, *g)
+	}
+	return a
+}
+
+// tierOf returns the tier of a state, as metrics name it.
+func tierOf(s TenantState) string {
+	switch s {
+	case TenantHot:
+		return "hot"
+	case TenantGone:
+		return "none"
+	case TenantUnknown, TenantClean, TenantQueued, TenantFailed:
+		return "cold"
+	default:
+		return "none"
+	}
+}
+
+// summary is what the status command shows of the fleet.
+func (m *MultiDBManager) summary() FleetSummary {
+	now := m.now()
+	s := FleetSummary{
+		At: now.UTC(), StartedAt: m.started.UTC(), HotLimit: m.cfg.MaxHotDatabases, States: make(map[string]int),
+		StagedBytes: m.shared.staged.used.Load(), StagedLimit: m.cfg.MaxStagedBytes,
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, r := range m.table.All() {
+		s.States[r.state.String()]++
+		switch tierOf(r.state) {
+		case "hot":
+			s.Hot++
+		case "cold":
+			s.Cold++
+		}
+		path := func() string { return m.table.Path(i) }
+		s.noteLog(m.table.LogSize(r), path)
+		if r.changedAt != 0 && r.state != TenantGone {
+			w := FleetWaiting{ChangedAt: r.ChangedAt(), State: r.state.String()}
+			if f := m.reasons[i]; f != nil {
+				w.Reason = f.err.Error()
+			}
+			s.noteUnreplicated(w, path)
+		}
+	}
+	for _, i := range slices.Sorted(maps.Keys(m.reasons)) {
+		f := m.reasons[i]
+		s.noteFailed(failureClass(f.err), f.err.Error(), func() string { return m.table.Path(i) })
+	}
+	s.Queue = m.queueLocked()
+	s.Scan = m.scanSummaryLocked()
+	return s
+}
+
+func (m *MultiDBManager) queueLocked() FleetQueue {
+	return FleetQueue{Changed: m.queue.ready[queueChanged].n, First: m.queue.ready[queueFirst].n, Delayed: m.queue.Delayed()}
+}
+
+// namedScanErrors is how many of what a scan could not look at a summary names.
+const namedScanErrors = 5
+
+func (m *MultiDBManager) scanSummaryLocked() FleetScan {
+	s := FleetScan{
+		EndedAt: m.scans.last.UTC(), Seconds: m.scans.took.Seconds(), Files: m.scans.files, Errors: m.scans.errorN,
+	}
+	for _, e := range m.scans.errors[:min(len(m.scans.errors), namedScanErrors)] {
+		s.Examples = append(s.Examples, metricLabel(e.Error()))
+	}
+	for p, n := range m.scans.matches {
+		if n == 0 {
+			s.Unmatched = append(s.Unmatched, m.cfg.Patterns[p])
+		}
+	}
+	return s
+}
+
+// putSummary leaves the summary for the status command.
+func (m *MultiDBManager) putSummary() {
+	s := m.summary()
+	b, err := json.Marshal(&s)
+	if err != nil {
+		m.logger.Error("encode summary", "error", err)
+		return
+	}
+	m.reg.SetSummary(b)
+}

@@ -1,0 +1,251 @@
+package litestream
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/benbjohnson/litestream/internal/sqlitefile"
+	"github.com/benbjohnson/litestream/internal/wal"
+)
+
+// enqueueLocked lets a database wait for a place among the hot ones.
+func (m *MultiDBManager) enqueueLocked(i uint32, class queueClass, since time.Time) {
+	s := m.table.At(i)
+	s.state = TenantQueued
+	if s.changedAt == 0 {
+		s.changedAt = secondsOf(since)
+	}
+	m.queue.Push(i, class, since)
+	m.waiting.Store(true)
+}
+
+// retryLocked tries a database that failed again after a pause.
+func (m *MultiDBManager) retryLocked(i uint32, f *tenantFailure, pause time.Duration, now time.Time) {
+	if !f.lasting {
+		m.queue.Delay(i, classOf(m.table.At(i)), now, now.Add(pause))
+	}
+}
+
+// dispatch makes databases hot, the one with the oldest change first, while
+// there is room.
+func (m *MultiDBManager) dispatch() {
+	now := m.now()
+	m.mu.Lock()
+	for m.bound && len(m.hot) < m.cfg.MaxHotDatabases {
+		q, ok := m.queue.Pop(now)
+		if !ok {
+			break
+		}
+		m.promoteLocked(q, now)
+	}
+	m.waiting.Store(m.stopping || m.queue.Len() > 0)
+	m.checkIdleLocked()
+	m.mu.Unlock()
+}
+
+// checkIdleLocked tells a Close that waits that nothing is left.
+func (m *MultiDBManager) checkIdleLocked() {
+	if !m.stopping || len(m.hot) > 0 || m.queue.Len() > 0 {
+		return
+	}
+	select {
+	case <-m.idle:
+	default:
+		close(m.idle)
+	}
+}
+
+func (m *MultiDBManager) hotLocked() []*DynamicDB {
+	a := make([]*DynamicDB, 0, len(m.hot))
+	for _, d := range m.hot {
+		a = append(a, d)
+	}
+	return a
+}
+
+// promoteLocked gives a database a place among the hot ones. A worker opens it.
+func (m *MultiDBManager) promoteLocked(q queued, now time.Time) {
+	m.table.At(q.idx).state = TenantHot
+	d := m.newDynamicLocked(q.idx, now)
+	d.since = q.since
+	m.hot[q.idx] = d
+	m.metrics.promoted()
+	m.store.resources.Monitors.Submit(MonitorTask{Key: d, Run: func(ctx context.Context) { d.begin(ctx) }})
+}
+
+func (m *MultiDBManager) newDynamicLocked(i uint32, now time.Time) *DynamicDB {
+	s := m.table.At(i)
+	return &DynamicDB{
+		fleet: m, idx: i, path: m.table.Path(i), txid: s.txid, lastChange: now,
+		known: s.txid > 0, unsure: s.has(tenantRecheck),
+	}
+}
+
+// openTenant makes a database and its replica, with the position of the
+// registry, and takes it into the store.
+func (m *MultiDBManager) openTenant(ctx context.Context, d *DynamicDB) (*managedDB, error) {
+	t, err := m.tenants.Lookup(d.path)
+	if err != nil {
+		return nil, err
+	}
+	client, err := m.client(&t)
+	if err != nil {
+		return nil, err
+	}
+	db := newTenantDB(d.path, m.mode)
+	db.Checksums, db.Logger = m.cfg.Checksums, m.logger
+	db.Replica = NewReplicaWithClient(db, client)
+	db.Replica.SyncInterval = m.SyncInterval
+	db.Replica.onUploaded = d.noteUpload
+	db.shared = m.shared
+	if err := m.claim(d); err != nil {
+		return nil, err
+	}
+	if err := m.seed(ctx, d, db); err != nil {
+		return nil, err
+	}
+	return m.store.addTenant(db, m.shared, d)
+}
+
+// client returns the client of a database's replica.
+func (m *MultiDBManager) client(t *Tenant) (ReplicaClient, error) {
+	client, err := m.clients.Tenant(t)
+	if err != nil {
+		return nil, err
+	}
+	if oc, ok := client.(ObservableClient); ok && m.store.Metrics != nil {
+		oc.SetObserver(m.store.Metrics)
+	}
+	return client, nil
+}
+
+// claim makes sure that no other path leads to the file.
+func (m *MultiDBManager) claim(d *DynamicDB) error {
+	p, err := sqlitefile.Stat(d.path)
+	if err != nil {
+		return err
+	}
+	owner, ok := m.claimInode(d.idx, p.ID)
+	if ok {
+		return nil
+	}
+	if o, err := sqlitefile.Stat(owner); err == nil && o.ID == p.ID {
+		return secondPath(owner)
+	}
+	// It was renamed, or another file lies there by now.
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i, ok := m.table.FindPath(owner); ok {
+		m.table.ReleaseInode(i)
+	}
+	m.table.ClaimInode(d.idx, p.ID)
+	return nil
+}
+
+// claimInode makes a record the owner of an inode, or returns the path of the
+// one that is.
+func (m *MultiDBManager) claimInode(i uint32, id wal.FileID) (owner string, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o, ok := m.table.ClaimInode(i, id)
+	return m.table.Path(o), ok
+}
+
+// seed gives a database the position that the registry holds.
+func (m *MultiDBManager) seed(ctx context.Context, d *DynamicDB, db *DB) error {
+	m.mu.Lock()
+	empty := m.empty
+	m.mu.Unlock()
+	if !d.known && empty && !d.unsure {
+		return db.seedEmpty()
+	} else if !d.known {
+		return db.seedUnconfirmed(0, nil)
+	}
+	ledger, files, err := m.reg.State(ctx, d.idx+1)
+	if err != nil {
+		return err
+	}
+	m.noteFiles(d, func(f *tenantFiles) { err = f.UnmarshalBinary(files) })
+	if err != nil {
+		m.logger.Debug("what was known of the replica's files is lost", "db", d.path, "error", err)
+	}
+	if d.unsure {
+		return db.seedUnconfirmed(d.txid, ledger)
+	}
+	return db.seed(d.txid, ledger)
+}
+
+// cooled takes note that a database was let go, with all of it replicated.
+func (m *MultiDBManager) cooled(d *DynamicDB, pos tenantPosition) {
+	now := m.now()
+	m.mu.Lock()
+	delete(m.hot, d.idx)
+	s := m.table.At(d.idx)
+	m.table.SetFingerprint(d.idx, &pos.Seen, pos.Settled)
+	s.state, s.txid = TenantClean, pos.TXID
+	s.changedAt, s.since, s.syncedAt = 0, secondsOf(now), secondsOf(now)
+	s.set(tenantRecheck, false)
+	delete(m.reasons, d.idx)
+	rec := m.recordLocked(d.idx)
+	rec.Files = m.filesLocked(d).encode()
+	m.mu.Unlock()
+	m.put(rec, pos.Ledger)
+	m.metrics.demoted()
+	m.dispatch()
+}
+
+// upToDate takes note that an open database is replicated up to its last look.
+func (m *MultiDBManager) upToDate(d *DynamicDB) {
+	now := m.now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.table.At(d.idx); s != nil {
+		s.changedAt, s.syncedAt = 0, secondsOf(now)
+	}
+}
+
+// failed takes note that a database cannot be replicated now.
+func (m *MultiDBManager) failed(d *DynamicDB, reason, closeErr error) {
+	if closeErr != nil {
+		m.logger.Warn("let go of database", "db", d.path, "error", closeErr)
+	}
+	if m.run.Err() != nil {
+		reason = errors.Join(reason, context.Cause(m.run))
+	}
+	m.mu.Lock()
+	delete(m.hot, d.idx)
+	s := m.table.At(d.idx)
+	s.set(tenantRecheck, true) // an upload may have arrived all the same
+	if errors.Is(reason, errTenantGone) || errors.Is(reason, fs.ErrNotExist) && s.has(tenantDeleted) {
+		s.set(tenantDeleted, false)
+		s.state = TenantQueued
+		m.goneLocked(d.idx, s, m.now())
+	} else {
+		m.failLocked(d.idx, &tenantFailure{err: reason})
+	}
+	m.mu.Unlock()
+	m.metrics.demoted()
+	m.dispatch()
+}
+
+// failLocked leaves a database alone for a while.
+func (m *MultiDBManager) failLocked(i uint32, f *tenantFailure) {
+	s := m.table.At(i)
+	old := m.reasons[i]
+	if old != nil {
+		f.tries = min(old.tries+1, 200)
+		f.fp = old.fp
+	}
+	class := failureClass(f.err)
+	if old == nil || failureClass(old.err) != class {
+		m.logger.Warn("database is not replicated", "db", m.table.Path(i), "reason", class, "error", f.err)
+	}
+	m.reasons[i] = f
+	s.state = TenantFailed
+	m.metrics.failed(class)
+	pause := tenantRetry(f.tries, class == "replica")
+	m.retryLocked(i, f, pause, m.now())
+	m.put(m.recordLocked(i), nil)
+}

@@ -1,0 +1,117 @@
+package litestream
+
+import (
+	"errors"
+	"io/fs"
+	"time"
+)
+
+// tierMove is what becomes of a hot database.
+type tierMove int
+
+const (
+	tierStay tierMove = iota
+	// tierCool lets it go: all that was captured is acknowledged.
+	tierCool
+	// tierFail lets it go for a while: it cannot be replicated now.
+	tierFail
+	// tierGone lets it go: there is no file any more.
+	tierGone
+)
+
+// tierFacts is what a hot database's move depends on.
+type tierFacts struct {
+	state       SyncState // outcome of the last look
+	pending     int       // captured files that the storage has not acknowledged
+	suspended   bool      // staging is full, so that not everything is captured
+	looked      bool      // a look that came to its end has followed the promotion
+	settled     bool      // the fingerprint was older than the clock margin at that look
+	quiet       time.Duration
+	sendFailing time.Duration // how long uploads have failed
+	permanent   bool          // and trying again would not help
+	users       int           // others that need it open, such as a snapshot
+	waiting     bool          // other databases wait for its place, or the process ends
+}
+
+// patienceWithReplica is how long a hot database keeps its place while its
+// uploads fail and others wait.
+const patienceWithReplica = 10 * time.Second
+
+// decideTier settles whether a hot database stays hot. While others wait, hot
+// is a time slice: whoever is captured and acknowledged yields.
+func decideTier(f tierFacts, hotDuration time.Duration) tierMove {
+	switch {
+	case f.users > 0:
+		return tierStay
+	case f.pending > 0 && f.permanent, f.pending > 0 && f.waiting && f.sendFailing > patienceWithReplica:
+		return tierFail
+	case f.pending > 0:
+		return tierStay
+	case f.state == SyncStateFailed, f.state == SyncStateEmpty:
+		return tierFail
+	case f.state == SyncStateMissing:
+		return tierGone
+	case f.suspended || !f.looked || f.state != SyncStateOK:
+		return tierStay
+	case f.waiting:
+		return tierCool
+	case f.settled && f.quiet >= hotDuration:
+		return tierCool
+	default:
+		return tierStay
+	}
+}
+
+// Bounds of the pause before a database that failed is tried again, and of
+// what is left of it when the file has changed since.
+const (
+	minTenantRetry     = 2 * time.Second
+	maxTenantRetry     = time.Hour
+	maxTenantRetryIfIn = time.Minute
+)
+
+// tenantRetry returns the pause after so many failures in a row.
+func tenantRetry(tries uint8, changed bool) time.Duration {
+	d := maxTenantRetry
+	if tries < 11 {
+		d = min(minTenantRetry<<tries, maxTenantRetry)
+	}
+	if changed {
+		d = min(d, maxTenantRetryIfIn)
+	}
+	return d
+}
+
+// errNoPages means that a file has no page yet.
+var errNoPages = errors.New("the file is empty: it becomes a database with the first write to it")
+
+// failureClass returns the kind of a failure, for metrics and the summary.
+func failureClass(err error) string {
+	for _, c := range []struct {
+		is    error
+		class string
+	}{
+		{errNoPages, "empty"},
+		{errSamePath, "same-replica-path"},
+		{ErrReplicaPathTooLong, "replica-path"},
+		{errSecondPath, "second-path"},
+		{errNetworkFS, "network-fs"},
+		{errLeftoverLog, "leftover-wal"},
+		{ErrNotDatabase, "not-a-database"},
+		{ErrDatabaseLocked, "locked"},
+		{ErrDiskFull, "disk-full"},
+		{fs.ErrPermission, "permission"},
+		{fs.ErrNotExist, "missing"},
+	} {
+		if errors.Is(err, c.is) {
+			return c.class
+		}
+	}
+	if _, ok := errors.AsType[*ReplicaError](err); ok {
+		return "replica"
+	}
+	return "other"
+}
+
+// errSamePath means that two databases would share one replica.
+var errSamePath = errors.New("has the replica path of another database")

@@ -1,0 +1,211 @@
+package litestream
+
+import (
+	"context"
+	"time"
+
+	"github.com/superfly/ltx"
+)
+
+// upkeepRun is maintenance of one database that is under way. It keeps what is
+// known of the replica's files, whoever learns something.
+type upkeepRun struct{ files tenantFiles }
+
+// maintainer is what carries out the maintenance of all databases.
+func (m *MultiDBManager) maintainer() *tenantMaintainer {
+	return &tenantMaintainer{
+		Settings: maintenanceSettings{
+			Levels: m.Levels, SnapshotInterval: m.SnapshotInterval, SnapshotRetention: m.SnapshotRetention,
+			L0Retention: m.L0Retention, Grace: DefaultRetentionGrace, RetentionEnabled: m.RetentionEnabled,
+		},
+		StagingDir: m.mode.scratchDir(), Logger: m.logger, Now: m.now,
+	}
+}
+
+// filesLocked returns what is known of the files on the replica of a database
+// that is open.
+func (m *MultiDBManager) filesLocked(d *DynamicDB) *tenantFiles {
+	if run := m.underway[d.idx]; run != nil {
+		return &run.files
+	}
+	return &d.files
+}
+
+// noteFiles applies a change to what is known of the files of an open database,
+// and makes maintenance due when it leads to some.
+func (m *MultiDBManager) noteFiles(d *DynamicDB, change func(*tenantFiles)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := m.filesLocked(d)
+	change(f)
+	if m.underway[d.idx] == nil {
+		m.upkeep.set(d.idx, f.due(m.upkeeper.Settings, d.path))
+	}
+}
+
+// maintainDue hands what is due to the workers, twice as many at a time as
+// there are of them.
+func (m *MultiDBManager) maintainDue() {
+	now := m.now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for m.bound && !m.stopping && len(m.underway) < 2*m.cfg.Limits.SnapshotWorkers {
+		i, ok := m.upkeep.pop(now)
+		if !ok {
+			return
+		}
+		if m.table.At(i) == nil {
+			continue
+		}
+		m.underway[i] = &upkeepRun{}
+		if d := m.hot[i]; d != nil {
+			m.underway[i].files = d.files
+		}
+		m.store.resources.Snapshots.Submit(SnapshotTask{Key: i, Kind: "maintain", Run: func(ctx context.Context) {
+			m.maintain(ctx, i)
+		}})
+	}
+}
+
+// maintenanceRetry is the pause after maintenance that failed.
+const maintenanceRetry = 5 * time.Minute
+
+// maintain does what is due for one database and schedules what comes next.
+func (m *MultiDBManager) maintain(ctx context.Context, i uint32) {
+	m.mu.Lock()
+	path := m.table.Path(i)
+	run := m.underway[i]
+	m.mu.Unlock()
+	err := m.maintainOne(ctx, i, path, run)
+	if err != nil && ctx.Err() == nil {
+		m.logger.Warn("maintenance of a replica: it is tried again", "db", path, "pause", maintenanceRetry, "error", err)
+	}
+	m.mu.Lock()
+	delete(m.underway, i)
+	if s := m.table.At(i); s != nil && m.table.Path(i) == path {
+		due := run.files.due(m.upkeeper.Settings, path)
+		if retry := m.now().Add(maintenanceRetry); err != nil && (due.IsZero() || due.Before(retry)) {
+			due = retry
+		} else if s.state == TenantGone {
+			due = earlier(due, deletedDue(s.Since(), m.cfg.DeletedRetention))
+		}
+		m.upkeep.set(i, due)
+		if d := m.hot[i]; d != nil {
+			d.files = run.files
+		} else {
+			rec := m.recordLocked(i)
+			rec.Files = run.files.encode()
+			m.put(rec, nil)
+		}
+	}
+	m.mu.Unlock()
+	m.maintainDue()
+}
+
+// earlier returns the earlier of two times, of which zero is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string, run *upkeepRun) error {
+	t, err := m.tenants.Lookup(path)
+	if err != nil {
+		return err
+	}
+	client, err := m.client(&t)
+	if err != nil {
+		return err
+	}
+	_, stored, err := m.reg.State(ctx, i+1)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	s, open := m.table.At(i), m.hot[i] != nil
+	if s == nil {
+		m.mu.Unlock()
+		return nil
+	}
+	gone := s.state == TenantGone
+	deleted := deletedDue(s.Since(), m.cfg.DeletedRetention)
+	if !open && run.files == (tenantFiles{}) {
+		err = run.files.UnmarshalBinary(stored)
+	}
+	files := run.files
+	m.mu.Unlock()
+	if err != nil {
+		m.logger.Debug("what was known of the replica's files is lost", "db", path, "error", err)
+	}
+	if gone && !deleted.IsZero() && !deleted.After(m.now()) {
+		if err := m.upkeeper.deleteReplica(ctx, path, client); err != nil {
+			return err
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.forgetLocked(i)
+		return nil
+	}
+	target := tenantTarget{Path: path, Client: client, Files: files, Note: func(change func(*tenantFiles)) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		change(&run.files)
+	}}
+	if !gone {
+		target.Snapshot = func(ctx context.Context) (*ltx.FileInfo, error) { return m.snapshotTenant(ctx, i) }
+	}
+	return m.upkeeper.run(ctx, target)
+}
+
+// snapshotTenant opens a database, wherever it stands, and writes a snapshot of
+// it.
+func (m *MultiDBManager) snapshotTenant(ctx context.Context, i uint32) (*ltx.FileInfo, error) {
+	m.mu.Lock()
+	d := m.hot[i]
+	if d == nil {
+		d = m.newDynamicLocked(i, m.now())
+		m.hot[i] = d
+		m.queue.Remove(i)
+		m.table.At(i).state = TenantHot
+		m.metrics.promoted()
+	}
+	m.mu.Unlock()
+	open, err := d.hold(ctx)
+	if err != nil {
+		m.failed(d, err, nil)
+		return nil, err
+	}
+	defer d.release()
+	return m.store.snapshotTenant(ctx, open)
+}
+
+// noteCold applies a change to what is known of the files of a database that
+// may be cold.
+func (m *MultiDBManager) noteCold(ctx context.Context, i uint32, change func(*tenantFiles)) error {
+	_, stored, err := m.reg.State(ctx, i+1)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.table.At(i)
+	if s == nil {
+		return nil
+	}
+	if d := m.hot[i]; d != nil {
+		change(m.filesLocked(d))
+		return nil
+	}
+	var files tenantFiles
+	if err := files.UnmarshalBinary(stored); err != nil {
+		m.logger.Debug("what was known of the replica's files is lost", "db", m.table.Path(i), "error", err)
+	}
+	change(&files)
+	m.upkeep.set(i, files.due(m.upkeeper.Settings, m.table.Path(i)))
+	rec := m.recordLocked(i)
+	rec.Files = files.encode()
+	m.put(rec, nil)
+	return nil
+}
