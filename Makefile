@@ -54,6 +54,7 @@ bench-fleet: build upstream ## 1k, 10k and 100k databases on one host, upstream 
 	@scripts/install.sh versitygw
 	go run ./cmd/litestream-bench fleet -litestream bin/litestream -upstream $(LITESTREAM_TEST_UPSTREAM) $(BENCH_FLAGS)
 	go run ./cmd/litestream-bench fleet -litestream bin/litestream -upstream $(LITESTREAM_TEST_UPSTREAM) -versitygw $(LITESTREAM_TEST_VERSITYGW) -replica s3 -sizes 10k $(BENCH_FLAGS)
+	go run ./cmd/litestream-bench fleet -litestream bin/litestream -upstream "" -wal -sizes 100k -load 0 -burst 0 -verify 0 $(BENCH_FLAGS)
 
 .PHONY: lint
 lint: $(GOLANGCI) ## gofmt, go vet and golangci-lint

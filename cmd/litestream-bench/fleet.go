@@ -121,18 +121,18 @@ func parseFleetFlags(args []string) (b *fleetBench, limit time.Duration, parent 
 	fs.IntVar(&b.hot, "hot", b.hot, "tenants that commit at random every 5-10 s")
 	fs.IntVar(&b.cold, "cold", b.cold, "resting tenants of which a commit is followed")
 	fs.IntVar(&b.maxHot, "max-hot", b.maxHot, "max-hot-databases")
-	fs.IntVar(&b.verifyN, "verify", b.verifyN, "tenants that are restored at the end")
+	fs.IntVar(&b.verifyN, "verify", b.verifyN, "tenants that are restored at the end; 0 leaves it out")
 	fs.Uint64Var(&b.seed, "seed", uint64(time.Now().UnixNano()), "of everything random")
 	fs.DurationVar(&b.scan, "scan-interval", b.scan, "scan-interval")
 	fs.DurationVar(&b.rest, "rest", b.rest, "time at rest before the idle window")
 	fs.DurationVar(&b.idle, "idle", b.idle, "the idle window")
-	fs.DurationVar(&b.load, "load", b.load, "the window under load")
+	fs.DurationVar(&b.load, "load", b.load, "the window under load; 0 leaves it out")
 	fs.DurationVar(&b.burst, "burst", b.burst, "time in which all databases are touched; 0 leaves it out")
 	fs.DurationVar(&b.outage, "outage", b.outage, "outage of the replica in a second burst; 0 leaves it out")
 	fs.DurationVar(&b.patience, "patience", b.patience, "longest time for a first backup, a restart or a burst to end")
 	fs.Float64Var(&b.maxRSS, "max-rss", b.maxRSS, "memory in MB above which a tool is stopped")
 	fs.DurationVar(&limit, "limit", 4*time.Hour, "longest time for all")
-	fs.StringVar(&b.page, "out", "", "Markdown page whose marked part (fleet-file, fleet-s3) is replaced by the report")
+	fs.StringVar(&b.page, "out", "", "Markdown page whose marked part (fleet-file, fleet-s3, with -wal behind it) is replaced by the report")
 	fs.StringVar(&b.json, "json", "", "file for the report as JSON")
 	fs.StringVar(&b.profiles, "profiles", "", "folder for heap and goroutine profiles")
 	fs.StringVar(&parent, "dir", "", "where the scratch folder is made (default: the system's)")
@@ -214,7 +214,11 @@ func (b *fleetBench) write(r *fleetReport) error {
 	if err := r.writeJSON(b.json); err != nil {
 		return err
 	}
-	return updatePage(b.page, "fleet-"+b.replica, r.markdown())
+	section := "fleet-" + b.replica
+	if b.withWAL {
+		section += "-wal"
+	}
+	return updatePage(b.page, section, r.markdown())
 }
 
 // note says what was measured, in the words of the page.

@@ -140,12 +140,18 @@ func (f *fleet) generate(ctx context.Context) error {
 	)
 	for w := range writers {
 		wg.Go(func() {
+			// A copy of each small template, into which the mark is written.
+			scratch := make(map[int][]byte)
 			for errs[w] == nil && ctx.Err() == nil {
 				i := int(next.Add(1)) - 1
 				if i >= f.n {
 					return
 				}
-				errs[w] = f.writeTenant(i, templates[f.pages(i)])
+				t, pages := templates[f.pages(i)], f.pages(i)
+				if scratch[pages] == nil && pages <= mediumPages {
+					scratch[pages] = bytes.Clone(t.main)
+				}
+				errs[w] = f.writeTenant(i, t, scratch[pages])
 			}
 		})
 	}
@@ -153,15 +159,21 @@ func (f *fleet) generate(ctx context.Context) error {
 	return errors.Join(append(errs[:], ctx.Err())...)
 }
 
-// writeTenant makes one database out of a template, which it does not change.
-func (f *fleet) writeTenant(i int, t *template) (err error) {
+// writeTenant makes one database out of a template, which it does not change,
+// with a copy of it, or without one if it is large.
+func (f *fleet) writeTenant(i int, t *template, scratch []byte) (err error) {
 	file, err := os.OpenFile(f.path(i), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	mark := fmt.Appendf(nil, "%s%06d", tenantMarkStem, i)
-	for _, part := range [][]byte{t.main[:t.markAt], mark, t.main[t.markAt+len(tenantMark):]} {
+	parts := [][]byte{t.main[:t.markAt], mark, t.main[t.markAt+len(tenantMark):]}
+	if scratch != nil {
+		copy(scratch[t.markAt:], mark)
+		parts = [][]byte{scratch}
+	}
+	for _, part := range parts {
 		if _, err := file.Write(part); err != nil {
 			return err
 		}
