@@ -53,19 +53,20 @@ type ReplicaClient struct {
 	path   string
 	perms  atomic.Pointer[litestream.FilePermissions]
 	logger atomic.Pointer[slog.Logger]
-
-	// swept has one bit per level whose abandoned temporary files were looked
-	// for already, so that it costs one directory read per level and process.
-	swept atomic.Uint32
+	dirs   *dirTable
 }
+
+// Shared by all new clients, which are many.
+var (
+	defaultPermissions = &litestream.FilePermissions{Mode: DefaultMode, DirMode: DefaultDirMode, UID: -1, GID: -1}
+	discardLogger      = slog.New(slog.DiscardHandler)
+)
 
 // NewReplicaClient returns a client for the folder path.
 func NewReplicaClient(path string) *ReplicaClient {
-	c := &ReplicaClient{path: path}
-	c.perms.Store(&litestream.FilePermissions{
-		Mode: DefaultMode, DirMode: DefaultDirMode, UID: -1, GID: -1,
-	})
-	c.logger.Store(slog.New(slog.DiscardHandler))
+	c := &ReplicaClient{path: path, dirs: &sharedDirs}
+	c.perms.Store(defaultPermissions)
+	c.logger.Store(discardLogger)
 	return c
 }
 
@@ -91,7 +92,7 @@ func (c *ReplicaClient) SetPermissions(p litestream.FilePermissions) {
 
 // WithPrefix returns a client for another folder with the same settings.
 func (c *ReplicaClient) WithPrefix(path string) litestream.ReplicaClient {
-	other := NewReplicaClient(path)
+	other := &ReplicaClient{path: path, dirs: c.dirs}
 	other.perms.Store(c.perms.Load())
 	other.logger.Store(c.logger.Load())
 	return other
@@ -230,7 +231,7 @@ func (c *ReplicaClient) DeleteAll(ctx context.Context) error {
 			errs = append(errs, c.fail("delete", levelKey(level), err))
 		}
 	}
-	removeEmptyDir(filepath.Join(c.path, ltxDir))
+	c.removeEmptyDir(filepath.Join(c.path, ltxDir))
 	return errors.Join(errs...)
 }
 
@@ -254,13 +255,14 @@ func (c *ReplicaClient) deleteLevel(ctx context.Context, level int) error {
 			errs = append(errs, err)
 		}
 	}
-	removeEmptyDir(dir)
+	c.removeEmptyDir(dir)
 	return errors.Join(errs...)
 }
 
 // removeEmptyDir removes a folder if nothing is in it. One that is not empty
 // holds files of somebody else, which is no error.
-func removeEmptyDir(dir string) {
+func (c *ReplicaClient) removeEmptyDir(dir string) {
+	c.dirs.forget(dir)
 	_ = os.Remove(dir) // rmdir refuses a folder that is not empty
 }
 

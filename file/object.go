@@ -52,25 +52,11 @@ func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byt
 	if exclusive {
 		publish = publishExclusive
 	}
-	if err := c.writeObject(ctx, c.objectPath(name), data, publish); err != nil {
+	n := newFile{dst: c.objectPath(name), r: bytes.NewReader(data), modTime: time.Now(), publish: publish}
+	if _, err := c.store(n); err != nil {
 		return c.fail("put", name, err)
 	}
 	return nil
-}
-
-func (c *ReplicaClient) writeObject(ctx context.Context, dst string, data []byte, publish func(tmp, dst string) error) error {
-	dir, now := filepath.Dir(dst), time.Now()
-	if err := c.makeDirs(dir); err != nil {
-		return err
-	}
-	tmp := tempName(dst, now)
-	if _, err := c.writeTemp(ctx, tmp, bytes.NewReader(data), now); err != nil {
-		return discardTemp(tmp, err)
-	}
-	if err := publish(tmp, dst); err != nil {
-		return discardTemp(tmp, err)
-	}
-	return syncDir(dir)
 }
 
 // Empty reports whether the folder is missing or has no entry.

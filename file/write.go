@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,30 +36,25 @@ func (c *ReplicaClient) WriteLTXFile(ctx context.Context, level int, minTXID, ma
 // WriteLTXFileExclusive stores a file unless one of that name exists. Of any
 // number of writers, in any number of processes, exactly one succeeds.
 func (c *ReplicaClient) WriteLTXFileExclusive(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, r io.Reader) (*ltx.FileInfo, error) {
-	info := &ltx.FileInfo{Level: level, MinTXID: minTXID, MaxTXID: maxTXID}
-	if _, err := os.Lstat(c.ltxPath(level, minTXID, maxTXID)); err == nil {
-		return nil, c.fail("put", fileKey(level, minTXID, maxTXID), fs.ErrExist)
-	}
-	return c.write(ctx, info, r, publishExclusive)
+	return c.write(ctx, &ltx.FileInfo{Level: level, MinTXID: minTXID, MaxTXID: maxTXID}, r, publishExclusive)
 }
 
 // publishExclusive gives the file tmp the name dst unless that is taken.
 func publishExclusive(tmp, dst string) error {
-	err := os.Link(tmp, dst)
-	switch {
-	case err == nil:
-		return os.Remove(tmp)
-	case errors.Is(err, fs.ErrExist):
+	err := renameNoReplace(tmp, dst)
+	if err == nil || errors.Is(err, fs.ErrExist) {
 		return err
-	default:
-		// Some file systems (FAT, a few FUSE ones) have no hard links. Any
-		// other cause meets the rename too.
-		return renameNoReplace(tmp, dst)
 	}
+	// Some file systems (NFS) and systems know no such rename. Any other cause
+	// meets the link too.
+	if err := os.Link(tmp, dst); err != nil {
+		return err
+	}
+	return os.Remove(tmp)
 }
 
-// write stores what r holds in a temporary file and publishes it under the
-// name that info tells. It fills in the rest of info.
+// write stores what r holds under the name that info tells. It fills in the
+// rest of info.
 func (c *ReplicaClient) write(ctx context.Context, info *ltx.FileInfo, r io.Reader, publish func(tmp, dst string) error) (*ltx.FileInfo, error) {
 	key := fileKey(info.Level, info.MinTXID, info.MaxTXID)
 	if err := ctx.Err(); err != nil {
@@ -69,45 +65,100 @@ func (c *ReplicaClient) write(ctx context.Context, info *ltx.FileInfo, r io.Read
 		return nil, c.fail("put", key, fmt.Errorf("read ltx header: %w", err))
 	}
 	info.CreatedAt = time.UnixMilli(hdr.Timestamp).UTC()
-
-	dir := c.levelDir(info.Level)
-	if err := c.makeDirs(dir); err != nil {
-		return nil, c.fail("put", key, err)
+	n := newFile{
+		dst: c.ltxPath(info.Level, info.MinTXID, info.MaxTXID),
+		r:   &contextReader{ctx: ctx, r: r}, modTime: info.CreatedAt, publish: publish,
 	}
-	c.sweep(info.Level)
-
-	dst := c.ltxPath(info.Level, info.MinTXID, info.MaxTXID)
-	tmp := tempName(dst, time.Now())
-	if info.Size, err = c.writeTemp(ctx, tmp, r, info.CreatedAt); err != nil {
-		return nil, c.fail("put", key, discardTemp(tmp, err))
-	}
-	if err := publish(tmp, dst); err != nil {
-		return nil, c.fail("put", key, discardTemp(tmp, err))
-	}
-	if err := syncDir(dir); err != nil {
+	if info.Size, err = c.store(n); err != nil {
 		return nil, c.fail("put", key, err)
 	}
 	return info, nil
 }
 
-// writeTemp writes r to a new file and makes bytes and times durable. The times
-// are set before the file gets its name, so that no listing sees another one.
-func (c *ReplicaClient) writeTemp(ctx context.Context, tmp string, r io.Reader, createdAt time.Time) (n int64, err error) {
-	perms := c.perms.Load()
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perms.Mode.Perm())
+// newFile is a file on its way to its name.
+type newFile struct {
+	dst     string
+	r       io.Reader
+	modTime time.Time
+	publish func(tmp, dst string) error
+}
+
+// store writes a temporary file, publishes it under its name and returns its
+// size. When it returns, the file, its name and those of the folders above it
+// survive a power cut.
+func (c *ReplicaClient) store(n newFile) (size int64, err error) {
+	dir, tmp := filepath.Dir(n.dst), tempName(n.dst, time.Now())
+	f, missing, err := c.createTemp(tmp)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
+	unknown := c.dirs.unknown(dir)
+	if len(unknown) > 0 && missing == 0 {
+		c.sweep(dir)
+	}
+	if size, err = c.fill(f, n); err != nil {
+		return size, discardTemp(tmp, err)
+	}
+	if err := n.publish(tmp, n.dst); err != nil {
+		return size, discardTemp(tmp, err)
+	}
+	if err := c.dirs.sync(dir); err != nil {
+		return size, err
+	}
+	return size, c.dirs.syncNames(unknown, missing)
+}
 
-	c.chown(tmp, perms)
-	if n, err = io.Copy(f, &contextReader{ctx: ctx, r: r}); err != nil {
-		return n, err
+// createTemp creates a temporary file, and the folders above it that are
+// missing, whose number it returns.
+func (c *ReplicaClient) createTemp(tmp string) (f *os.File, missing int, err error) {
+	perms := c.perms.Load()
+	create := func() (*os.File, error) {
+		return os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perms.Mode.Perm())
 	}
-	if err := os.Chtimes(tmp, createdAt, createdAt); err != nil {
-		return n, err
+	if f, err = create(); errors.Is(err, fs.ErrNotExist) {
+		if missing, err = c.makeDirs(filepath.Dir(tmp)); err == nil {
+			f, err = create()
+		}
 	}
-	return n, f.Sync()
+	if err == nil {
+		c.chown(tmp, perms)
+	}
+	return f, missing, err
+}
+
+// fill writes a new file, makes bytes and times durable, and closes it. The
+// times are set before the file gets its name, so that no listing sees others.
+func (c *ReplicaClient) fill(f *os.File, n newFile) (size int64, err error) {
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if size, err = copyFull(f, n.r); err != nil {
+		return size, err
+	}
+	if err := os.Chtimes(f.Name(), n.modTime, n.modTime); err != nil {
+		return size, err
+	}
+	return size, f.Sync()
+}
+
+// copyBuffers are shared by all writers: the first backup of a fleet writes
+// small files by the thousand.
+var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// copyFull copies r with as few writes as its buffer allows.
+func copyFull(w io.Writer, r io.Reader) (size int64, err error) {
+	buf := copyBuffers.Get().(*[32 << 10]byte)
+	defer copyBuffers.Put(buf)
+	for {
+		n, err := io.ReadFull(r, buf[:])
+		end := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !end {
+			return size, err
+		}
+		m, err := w.Write(buf[:n])
+		size += int64(m)
+		if err != nil || end {
+			return size, err
+		}
+	}
 }
 
 // discardTemp removes the temporary file of a write that failed with err.
@@ -132,31 +183,40 @@ func (cr *contextReader) Read(p []byte) (int, error) {
 }
 
 // makeDirs creates the folder dir and those above it that are missing, each
-// with the configured mode and owner, and makes their names durable.
-func (c *ReplicaClient) makeDirs(dir string) error {
-	fi, err := os.Stat(dir)
-	switch {
-	case err == nil && fi.IsDir():
-		return nil
-	case err == nil:
-		return fmt.Errorf("%s is not a directory", dir)
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	parent := filepath.Dir(dir)
-	if parent != dir {
-		if err := c.makeDirs(parent); err != nil {
-			return err
+// with the configured mode and owner. It returns how many were missing, which
+// concurrent writers may have made before us.
+func (c *ReplicaClient) makeDirs(dir string) (missing int, err error) {
+	c.dirs.forget(dir)
+	err = c.makeDir(dir)
+	if parent := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && parent != dir {
+		if missing, err = c.makeDirs(parent); err != nil {
+			return 0, err
 		}
+		missing++
+		if err = c.makeDir(dir); errors.Is(err, fs.ErrExist) {
+			return missing, nil
+		}
+		return missing, err
 	}
+	if err == nil {
+		return 1, nil
+	}
+	// It is there, be it on a mount that cannot be written to.
+	if fi, statErr := os.Stat(dir); statErr != nil {
+		return 0, err
+	} else if !fi.IsDir() {
+		return 0, fmt.Errorf("%s is not a directory", dir)
+	}
+	return 0, nil
+}
+
+func (c *ReplicaClient) makeDir(dir string) error {
 	perms := c.perms.Load()
-	if err := os.Mkdir(dir, perms.DirMode.Perm()); errors.Is(err, fs.ErrExist) {
-		return nil // made by a concurrent writer
-	} else if err != nil {
+	if err := os.Mkdir(dir, perms.DirMode.Perm()); err != nil {
 		return err
 	}
 	c.chown(dir, perms)
-	return syncDir(parent)
+	return nil
 }
 
 // chown gives path the configured owner. Only root may, so that a refusal is
@@ -170,16 +230,11 @@ func (c *ReplicaClient) chown(path string, perms *litestream.FilePermissions) {
 	}
 }
 
-// sweep removes temporary files that a crash left on a level, once per level.
-func (c *ReplicaClient) sweep(level int) {
-	bit := uint32(1) << (uint(level) % 32)
-	if c.swept.Or(bit)&bit != 0 {
-		return
-	}
-	dir := c.levelDir(level)
+// sweep removes temporary files that a crash left in a folder.
+func (c *ReplicaClient) sweep(dir string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return // the write that follows meets the same error and returns it
+		return // what cannot be read is left to whoever can
 	}
 	for _, entry := range entries {
 		begun, ok := parseTempName(entry.Name())
@@ -220,13 +275,4 @@ func parseTempName(name string) (begun time.Time, ok bool) {
 		return time.Time{}, false
 	}
 	return time.Unix(0, ns), true
-}
-
-// syncDir makes the names in a folder durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
