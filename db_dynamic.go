@@ -258,7 +258,7 @@ func (d *DynamicDB) facts() tierFacts {
 	pending, _ := d.m.db.stage.pending()
 	f := tierFacts{
 		state: st.State, pending: pending, suspended: st.Suspended, looked: d.looked,
-		settled: st.Settled, quiet: now.Sub(d.lastChange),
+		settled: st.Settled, quiet: now.Sub(d.lastTouched(st.ChangedAt, now)),
 		permanent: IsPermanent(d.sendErr), users: d.users, waiting: d.fleet.crowded(),
 	}
 	if !d.failing.IsZero() {
@@ -267,12 +267,24 @@ func (d *DynamicDB) facts() tierFacts {
 	return f
 }
 
+// lastTouched is when the files were last written to: by their times, or by
+// our own clock where those lie in the future.
+func (d *DynamicDB) lastTouched(files, now time.Time) time.Time {
+	if files.After(now) {
+		return d.lastChange
+	}
+	return files
+}
+
 // settle decides whether the database stays hot, and carries that out.
 func (d *DynamicDB) settle() {
 	ctx := d.fleet.run
 	switch decideTier(d.facts(), d.fleet.cfg.HotDuration) {
 	case tierStay:
 	case tierCool:
+		if !d.fleet.crowded() && !d.m.db.demotable() {
+			return // it has changed since, or somebody works on it
+		}
 		pos, ok, err := d.close(ctx)
 		if err != nil {
 			d.fleet.logger.Warn("let go of database", "db", d.path, "error", err)

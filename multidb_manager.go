@@ -77,7 +77,8 @@ type MultiDBManager struct {
 	bound    bool                  // the replica is known to be the one of the registry
 	empty    bool                  // and held nothing at the start
 	bindAt   time.Time
-	stopping bool
+	stopping bool          // what is left is replicated, and then the process ends
+	ended    bool          // what is still open has to be let go
 	idle     chan struct{} // closed when nothing is hot or queued, while stopping
 	scans    scanTotals
 }
@@ -255,20 +256,23 @@ func (m *MultiDBManager) Close(ctx context.Context) error {
 func (m *MultiDBManager) drain(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, m.cancel)
 	defer stop()
+	m.rebind(ctx)
 	m.scan(ctx)
 	m.mu.Lock()
 	m.stopping = true
 	m.waiting.Store(true)
 	m.checkIdleLocked()
-	open := m.hotLocked()
+	open, bound := m.hotLocked(), m.bound
 	m.mu.Unlock()
 	for _, d := range open {
 		d.lookAgain()
 	}
 	m.dispatch()
-	select {
-	case <-m.idle:
-	case <-ctx.Done():
+	if bound {
+		select {
+		case <-m.idle:
+		case <-ctx.Done():
+		}
 	}
 	return m.abandonRest(ctx)
 }
@@ -276,26 +280,28 @@ func (m *MultiDBManager) drain(ctx context.Context) error {
 // abandonRest lets go of what could not be replicated in time.
 func (m *MultiDBManager) abandonRest(ctx context.Context) error {
 	m.mu.Lock()
+	m.ended = true
 	open := m.hotLocked()
-	waiting := m.queue.Len()
+	waiting, bound := m.queue.Len(), m.bound
 	m.mu.Unlock()
-	if len(open)+waiting == 0 {
-		return nil
-	}
 	var errs []error
-	left := 0
 	for _, d := range open {
 		if ok, err := d.leave(context.WithoutCancel(ctx)); !ok {
-			left++
 			errs = append(errs, err)
 		}
 	}
-	if left+waiting == 0 {
+	left := waiting + len(errs)
+	switch {
+	case left == 0:
 		return nil
+	case !bound:
+		errs = append(errs, errors.New("the replica could not be reached"))
+	case ctx.Err() != nil:
+		errs = append(errs, context.Cause(ctx))
 	}
-	errs = append(errs, fmt.Errorf("%d databases are not replicated up to their last change, %d of them were not looked at: they are at the next start: %w",
-		left+waiting, waiting, context.Cause(ctx)))
-	return summarize(errs)
+	m.logger.Warn("not everything is replicated: it is at the next start",
+		"databases", left, "not_looked_at", waiting)
+	return fmt.Errorf("%d databases are not replicated up to their last change, they are at the next start: %w", left, summarize(errs))
 }
 
 // SyncOnce scans once and replicates every database that changed, in place of

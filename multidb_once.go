@@ -41,7 +41,7 @@ func (m *MultiDBManager) maintainAll(ctx context.Context, opt SyncOnceOptions) e
 			ids = append(ids, i)
 		}
 	}
-	m.stopping = false // snapshots open databases again
+	m.stopping, m.ended = false, false // snapshots open databases again
 	m.waiting.Store(true)
 	m.mu.Unlock()
 	var (

@@ -3,6 +3,7 @@ package litestream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"time"
 
@@ -124,7 +125,9 @@ func (m *MultiDBManager) client(t *Tenant) (ReplicaClient, error) {
 // claim makes sure that no other path leads to the file.
 func (m *MultiDBManager) claim(d *DynamicDB) error {
 	p, err := sqlitefile.Stat(d.path)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", errTenantGone, err)
+	} else if err != nil {
 		return err
 	}
 	owner, ok := m.claimInode(d.idx, p.ID)
@@ -211,18 +214,19 @@ func (m *MultiDBManager) failed(d *DynamicDB, reason, closeErr error) {
 	if closeErr != nil {
 		m.logger.Warn("let go of database", "db", d.path, "error", closeErr)
 	}
-	if m.run.Err() != nil {
-		reason = errors.Join(reason, context.Cause(m.run))
-	}
 	m.mu.Lock()
 	delete(m.hot, d.idx)
 	s := m.table.At(d.idx)
 	s.set(tenantRecheck, true) // an upload may have arrived all the same
-	if errors.Is(reason, errTenantGone) || errors.Is(reason, fs.ErrNotExist) && s.has(tenantDeleted) {
-		s.set(tenantDeleted, false)
+	switch {
+	case m.ended: // the next process looks again
+		s.state = TenantUnknown
+		m.put(m.recordLocked(d.idx), nil)
+	case errors.Is(reason, errTenantGone):
 		s.state = TenantQueued
+		s.set(tenantDeleted, false)
 		m.goneLocked(d.idx, s, m.now())
-	} else {
+	default:
 		m.failLocked(d.idx, &tenantFailure{err: reason})
 	}
 	m.mu.Unlock()
