@@ -189,14 +189,13 @@ func (r *maintenanceRun) snapshot(ctx context.Context) error {
 // compact merges all that a level does not hold yet. Where that is impossible a
 // snapshot makes it unnecessary.
 func (r *maintenanceRun) compact(ctx context.Context, level int) error {
-	err := r.tryCompact(ctx, level)
+	err := r.tryCompact(ctx, level, level == 1 && !r.listed.loaded)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF) {
 		// Somebody else changed the replica: look again, once.
 		r.listed.loaded = false
-		err = r.tryCompact(ctx, level)
+		err = r.tryCompact(ctx, level, false)
 	}
-	var le *LTXError
-	if !errors.As(err, &le) {
+	if _, damaged := errors.AsType[*LTXError](err); !damaged {
 		return err
 	}
 	if r.Snapshot == nil {
@@ -208,12 +207,12 @@ func (r *maintenanceRun) compact(ctx context.Context, level int) error {
 	return r.snapshot(ctx)
 }
 
-// tryCompact merges what is known to be there: level 0 needs no listing as
-// long as its files are as they were noted.
-func (r *maintenanceRun) tryCompact(ctx context.Context, level int) error {
+// tryCompact merges what lies there. Level 0 needs no listing as long as its
+// files are as they were noted.
+func (r *maintenanceRun) tryCompact(ctx context.Context, level int, asNoted bool) error {
 	c := r.compactor()
 	pending := r.Files.pos - r.Files.done
-	if level == 1 && r.listed.fresh() && pending <= maxTenantCompactionInputs && r.Files.pendingBytes <= c.MaxInputBytes {
+	if asNoted && pending <= maxTenantCompactionInputs && r.Files.pendingBytes <= c.MaxInputBytes {
 		c.seed(r.pendingFiles(), r.Files.done)
 	} else {
 		if err := r.list(ctx); err != nil {
@@ -300,7 +299,7 @@ func (r *maintenanceRun) deleteFiles(ctx context.Context) (first ltx.TXID, err e
 	tree := r.listed.tree
 	bases, rest := splitBases(snapshotRetention{
 		files: tree, now: now, retention: s.SnapshotRetention, l0Retention: s.L0Retention, grace: s.Grace,
-		firstIsBase: true,
+		tenant: true,
 	}.plan())
 	tree = without(tree, bases)
 	tree = without(tree, rest)
@@ -379,15 +378,10 @@ type listedReplica struct {
 	ReplicaClient
 	tree   []*ltx.FileInfo
 	loaded bool
-	lists  int
 }
-
-// fresh reports whether the replica was not listed yet.
-func (r *listedReplica) fresh() bool { return r.lists == 0 }
 
 // load lists all levels, with one request where the client can.
 func (r *listedReplica) load(ctx context.Context) error {
-	r.lists++
 	tree, err := listTree(ctx, r.ReplicaClient)
 	if err != nil {
 		return err
@@ -398,11 +392,9 @@ func (r *listedReplica) load(ctx context.Context) error {
 
 // listTree returns the files of all levels.
 func listTree(ctx context.Context, client ReplicaClient) (tree []*ltx.FileInfo, err error) {
-	if lister, ok := client.(interface {
-		LTXTree(ctx context.Context) ([]*ltx.FileInfo, error)
-	}); ok {
+	if lister, ok := client.(TreeLister); ok {
 		if tree, err = lister.LTXTree(ctx); err != nil {
-			return nil, fmt.Errorf("list replica: %w", err)
+			return nil, fmt.Errorf("list all levels: %w", err)
 		}
 		return tree, nil
 	}

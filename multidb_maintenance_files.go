@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"slices"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -37,6 +36,9 @@ type tenantLevel struct {
 	at    stamp // of the newest
 }
 
+// maxFruitless bounds the retention passes that change nothing.
+const maxFruitless = 6
+
 // tenantFiles is what is known of one database's files on the replica. The
 // zero value is a replica that nothing is known of and nothing was uploaded to.
 // It is a value; the methods that begin with note follow what happens.
@@ -49,9 +51,12 @@ type tenantFiles struct {
 
 	pos      ltx.TXID // newest
 	base     tenantBase
-	bases    int   // files that a restore can begin with
-	secondAt stamp // of the second oldest of them
+	first    bool  // the first file of level 0 lies there
 	newSince stamp // first change behind the base
+
+	snapshots int
+	oldestAt  stamp // of the oldest of them
+	secondAt  stamp // of the second oldest
 
 	// Level 1, or a snapshot in its place, reaches done, since doneAt. mark is
 	// an earlier value of done, which level-0 files wait for no longer than
@@ -74,19 +79,22 @@ type tenantFiles struct {
 	sinceFiles int   // of the levels 1 to 8 that reach beyond the base
 	sinceBytes int64 // their size
 
-	rest stamp // no retention before then
+	// Retention is not tried before rest, and with more than maxFruitless
+	// passes that could not do what was due, not before there is a change.
+	rest      stamp
+	fruitless int
 }
 
 // noteUpload tells that a level-0 file was acknowledged.
 func (f *tenantFiles) noteUpload(info *ltx.FileInfo, now time.Time) {
-	f.gone, f.stuck = false, false
+	f.gone, f.stuck, f.fruitless = false, false, 0
 	if info.MaxTXID <= f.pos {
 		return
 	}
 	if info.MinTXID == 1 {
 		// Nothing lay there before, or it would have been followed.
 		*f = tenantFiles{
-			known: true, pos: info.MaxTXID, done: info.MaxTXID, doneAt: stampOf(now), bases: 1,
+			known: true, pos: info.MaxTXID, done: info.MaxTXID, doneAt: stampOf(now), first: true,
 			base: tenantBase{txid: info.MaxTXID, size: info.Size, at: stampOf(now)},
 		}
 		return
@@ -109,9 +117,12 @@ func (f *tenantFiles) noteGone(gone bool) { f.gone = gone }
 
 // noteSnapshot tells that a snapshot was acknowledged.
 func (f *tenantFiles) noteSnapshot(info *ltx.FileInfo, now time.Time) {
-	f.stuck = false
-	f.bases++
-	if f.bases == 2 {
+	f.stuck, f.fruitless = false, 0
+	f.snapshots++
+	switch f.snapshots {
+	case 1:
+		f.oldestAt = stampOf(now)
+	case 2:
 		f.secondAt = stampOf(now)
 	}
 	if info.MaxTXID >= f.base.txid {
@@ -165,7 +176,7 @@ func (f *tenantFiles) advanceMark() {
 // position that was known when it began: what was uploaded since then may be
 // missing from it.
 func (f *tenantFiles) noteListing(tree []*ltx.FileInfo, before ltx.TXID, now time.Time) {
-	n := tenantFiles{known: true, gone: f.gone, stuck: f.stuck}
+	n := tenantFiles{known: true, gone: f.gone, stuck: f.stuck, rest: f.rest, fruitless: f.fruitless}
 	levels := levelsOf(tree)
 	n.countBases(levels, now)
 	n.countLevels(levels, now)
@@ -180,10 +191,10 @@ func (f *tenantFiles) noteListing(tree []*ltx.FileInfo, before ltx.TXID, now tim
 	n.countL0(levels[0], now)
 	if f.pos > n.pos && f.pos > before {
 		n.pos = f.pos
-		n.newSince = max(n.newSince, f.newSince, 1)
+		n.changed(stampOf(now))
 		n.pendingBytes = max(n.pendingBytes, f.pendingBytes)
 		if n.pendingSince == 0 {
-			n.pendingSince = max(f.pendingSince, 1)
+			n.pendingSince = stampOf(now)
 		}
 		if n.oldest == 0 {
 			n.oldest = max(before, n.done) + 1
@@ -198,23 +209,23 @@ func (f *tenantFiles) noteListing(tree []*ltx.FileInfo, before ltx.TXID, now tim
 
 // countBases counts what a restore can begin with.
 func (f *tenantFiles) countBases(levels levelFiles, now time.Time) {
-	bases := slices.Clone(levels[SnapshotLevel])
 	for _, file := range levels[0] {
 		if file.MinTXID == 1 {
-			bases = append(bases, file)
+			f.first = true
+			f.base = tenantBase{txid: file.MaxTXID, size: file.Size, at: pastStamp(file, now)}
 		}
 	}
-	bases = sortedByMax(bases)
-	f.bases = len(bases)
-	if f.bases == 0 {
-		return
+	snapshots := sortedByMax(levels[SnapshotLevel])
+	f.snapshots = len(snapshots)
+	if f.snapshots > 0 {
+		f.oldestAt = pastStamp(snapshots[0], now)
+		last := snapshots[f.snapshots-1]
+		f.base = tenantBase{txid: last.MaxTXID, size: last.Size, at: pastStamp(last, now)}
 	}
-	last := bases[f.bases-1]
-	f.base = tenantBase{txid: last.MaxTXID, size: last.Size, at: pastStamp(last, now)}
-	if f.bases > 1 {
-		f.secondAt = pastStamp(bases[1], now)
+	if f.snapshots > 1 {
+		f.secondAt = pastStamp(snapshots[1], now)
 	}
-	f.pos, f.done = last.MaxTXID, last.MaxTXID
+	f.pos, f.done = f.base.txid, f.base.txid
 }
 
 // countLevels counts the files of the levels 1 to 8.
@@ -293,15 +304,20 @@ func (f *tenantFiles) noteRetention(first ltx.TXID, s maintenanceSettings, path 
 	}
 	f.oldest = first
 	f.advanceMark()
-	if due := f.schedule(s, path).retain; !due.IsZero() && !due.After(now) {
-		f.noteRest(s, now)
+	f.rest = 0
+	due := f.schedule(s, path).retain
+	if due.IsZero() || due.After(now) {
+		f.fruitless = 0
+		return
 	}
+	f.noteRest(s, now)
 }
 
-// noteRest puts retention off. Nothing is lost if it runs later; what cannot be
-// deleted must not be tried all the time.
+// noteRest puts retention off, each time for longer. Nothing is lost if it runs
+// later; what cannot be deleted must not be tried all the time.
 func (f *tenantFiles) noteRest(s maintenanceSettings, now time.Time) {
-	f.rest = stampOf(now.Add(max(s.Grace, s.SnapshotRetention/8, time.Minute)))
+	f.rest = stampOf(now.Add(max(s.Grace, s.SnapshotRetention/8, time.Minute) << f.fruitless))
+	f.fruitless++
 }
 
 // noteStuck tells that what lies there cannot be merged and that no snapshot
@@ -340,9 +356,10 @@ func (f *tenantFiles) fields(fn func(v *int64, from int64)) {
 	txid(&f.base.txid, f.pos)
 	fn(&f.base.size, 0)
 	at(&f.base.at, 0)
-	count(&f.bases)
-	at(&f.secondAt, f.base.at)
 	at(&f.newSince, f.base.at)
+	count(&f.snapshots)
+	at(&f.oldestAt, f.base.at)
+	at(&f.secondAt, f.base.at)
 	txid(&f.done, f.pos)
 	at(&f.doneAt, f.base.at)
 	txid(&f.mark, f.pos)
@@ -354,6 +371,7 @@ func (f *tenantFiles) fields(fn func(v *int64, from int64)) {
 	count(&f.sinceFiles)
 	fn(&f.sinceBytes, 0)
 	at(&f.rest, f.base.at)
+	count(&f.fruitless)
 	for level := 1; level < len(f.levels); level++ {
 		count(&f.levels[level].files)
 		at(&f.levels[level].at, f.base.at)
@@ -365,6 +383,7 @@ const (
 	tenantFilesKnown = 1 << iota
 	tenantFilesGone
 	tenantFilesStuck
+	tenantFilesFirst
 )
 
 // MarshalBinary returns the record in less than 200 bytes: a version, flags,
@@ -383,6 +402,9 @@ func (f tenantFiles) MarshalBinary() ([]byte, error) {
 	}
 	if f.stuck {
 		flags |= tenantFilesStuck
+	}
+	if f.first {
+		flags |= tenantFilesFirst
 	}
 	b := append(make([]byte, 0, 96), tenantFilesVersion, flags)
 	f.fields(func(v *int64, from int64) {
@@ -429,6 +451,7 @@ func (f *tenantFiles) decode(b []byte) error {
 	}
 	flags := b[0]
 	f.known, f.gone, f.stuck = flags&tenantFilesKnown != 0, flags&tenantFilesGone != 0, flags&tenantFilesStuck != 0
+	f.first = flags&tenantFilesFirst != 0
 	b = b[1:]
 	valid := true
 	f.fields(func(v *int64, from int64) {
@@ -446,7 +469,7 @@ func (f *tenantFiles) decode(b []byte) error {
 		*v = from + d
 		valid = valid && *v >= 0
 	})
-	if !valid || len(b) > 0 || f.done > f.pos || f.base.txid > f.pos || f.mark > f.pos {
+	if !valid || len(b) > 0 || f.done > f.pos || f.base.txid > f.pos || f.mark > f.pos || f.fruitless > maxFruitless+1 {
 		return fmt.Errorf("%w: numbers out of range", errTenantFiles)
 	}
 	return nil

@@ -27,7 +27,7 @@ const (
 
 	// minClimbFiles is how many files a level must hold before they are merged
 	// into the next: fewer cost more requests than they save in a restore.
-	minClimbFiles = 4
+	minClimbFiles = 8
 
 	// Below lazyL0Files and lazyL0Bytes level-0 files wait for a deletion that
 	// has to come anyway.
@@ -113,7 +113,7 @@ func (f tenantFiles) schedule(s maintenanceSettings, path string) (sched mainten
 
 // retainAt returns when a retention pass is due.
 func (f *tenantFiles) retainAt(s maintenanceSettings, sched maintenanceSchedule) time.Time {
-	if !s.RetentionEnabled {
+	if !s.RetentionEnabled || f.fruitless > maxFruitless {
 		return time.Time{}
 	}
 	at := f.expireAt(s)
@@ -132,15 +132,19 @@ func (f *tenantFiles) retainAt(s maintenanceSettings, sched maintenanceSchedule)
 // today but the newest go with one pass, unless that would take more than twice
 // the time for which they are promised.
 func (f *tenantFiles) expireAt(s maintenanceSettings) time.Time {
-	if s.SnapshotRetention <= 0 || f.bases < 2 {
+	next := f.secondAt // the base that follows the oldest
+	if f.first && s.L0Retention > 0 && f.base.txid > 1 {
+		next = f.oldestAt
+	}
+	if s.SnapshotRetention <= 0 || next == 0 {
 		return time.Time{}
 	}
 	promised := s.SnapshotRetention + s.Grace
-	first, last := f.secondAt.time().Add(promised), f.base.at.time().Add(promised)
+	at, last := next.time().Add(promised), f.base.at.time().Add(promised)
 	if f.base.size < promptSnapshotBytes {
-		first = first.Add(promised)
+		at = at.Add(promised)
 	}
-	return earliest(first, last)
+	return earliest(at, last)
 }
 
 // expireL0At returns when level-0 files are not needed any longer, with the

@@ -102,9 +102,12 @@ type snapshotRetention struct {
 	l0Retention time.Duration
 	grace       time.Duration
 
-	// firstIsBase: there may be no snapshot of the first file of level 0,
-	// which holds the whole database, so that it is kept as one.
-	firstIsBase bool
+	// tenant: the database is one of a fleet. There may be no snapshot of its
+	// first file of level 0, which holds the whole database, so that it is kept
+	// as long as one; with an l0Retention of 0 it stays for ever, like all of
+	// level 0. Compaction goes on behind the newest snapshot, so that the last
+	// file of a level need not stay.
+	tenant bool
 }
 
 // plan returns the files to delete in the order in which they have to go.
@@ -136,19 +139,24 @@ func (r snapshotRetention) plan() []*ltx.FileInfo {
 	}
 	var snapshots, others []*ltx.FileInfo
 	for _, f := range r.files {
-		first := r.firstIsBase && f.Level == 0 && f.MinTXID == 1
+		merged := f.Level > 0 && f.Level < SnapshotLevel
+		last := f.MaxTXID == newest[f.Level]
 		switch {
-		case f.Level == 0 && !first || f.MaxTXID == newest[f.Level]:
-		case (first || f.Level == SnapshotLevel) && f.MaxTXID < base:
-			snapshots = append(snapshots, f)
-		case !first && f.Level < SnapshotLevel && f.MaxTXID <= base:
+		case merged && f.MaxTXID <= base && (r.tenant || !last):
 			others = append(others, f)
+		case r.isBase(f) && f.MaxTXID < base && !last:
+			snapshots = append(snapshots, f)
 		}
 	}
 	slices.SortFunc(others, func(a, b *ltx.FileInfo) int {
 		return cmp.Or(cmp.Compare(a.MinTXID, b.MinTXID), -cmp.Compare(a.Level, b.Level))
 	})
 	return append(sortedByMax(snapshots), others...)
+}
+
+// isBase reports whether a restore can begin with f and f may be deleted.
+func (r snapshotRetention) isBase(f *ltx.FileInfo) bool {
+	return f.Level == SnapshotLevel || r.tenant && r.l0Retention > 0 && f.Level == 0 && f.MinTXID == 1
 }
 
 // oldestPromised returns the lowest position that is promised by its age, or
