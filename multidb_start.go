@@ -158,7 +158,7 @@ func (m *MultiDBManager) loadLocked(rec *registry.Record, info registry.Info, no
 	if !rec.Due.IsZero() {
 		m.upkeep.set(i, rec.Due)
 	}
-	switch TenantState(rec.State &^ recordUnsure) {
+	switch RecordedState(rec.State) {
 	case TenantClean:
 		if rec.TXID == 0 && rec.Fingerprint.Main.Size > 0 {
 			return true

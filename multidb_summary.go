@@ -48,6 +48,10 @@ type FleetSummary struct {
 	Scan FleetScan `json:"scan"`
 }
 
+// RecordedState returns the state that a record of the registry holds. Beside
+// it the record may be marked as unsure.
+func RecordedState(b uint8) TenantState { return TenantState(b &^ recordUnsure) }
+
 // FleetWaiting is a database with a change that is not replicated.
 type FleetWaiting struct {
 	Path      string    `json:"path"`

@@ -15,7 +15,7 @@ import (
 )
 
 var replicateHelp = help{
-	about: "replicate watches databases and copies every change to their replicas until it is stopped. The databases are\nthose of the configuration file, or one that the command line names together with its replica.",
+	about: "replicate watches databases and copies every change to their replicas until it is stopped. The databases are\nthose of the configuration file, listed (dbs) or found by pattern (multi-db), or one that the command line names\ntogether with its replica.",
 	forms: []string{"replicate [arguments]", "replicate [arguments] DB_PATH REPLICA_URL"},
 	flags: [][2]string{
 		configFlag,
@@ -72,7 +72,11 @@ func (a *app) runReplicate(ctx context.Context, args []string) error {
 	}
 	logger := newLogger(w, cfg.Logging)
 	logger.Info("litestream", "version", currentVersion(), "level", levelName(logLevel(cfg.Logging)))
-	if len(cfg.DBs) == 0 && (cfg.MultiDB == nil || !cfg.MultiDB.Enabled) {
+	switch m := cfg.MultiDB; {
+	case len(cfg.DBs) > 0 || m != nil && m.Enabled:
+	case m != nil:
+		logger.Error("no databases specified in configuration: dbs is empty, and multi-db does nothing before multi-db.enabled is true")
+	default:
 		logger.Error("no databases specified in configuration")
 	}
 	r := &replication{app: a, cfg: cfg, opts: &opts, child: child, logger: logger}

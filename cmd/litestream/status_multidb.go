@@ -18,6 +18,7 @@ import (
 
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/internal/registry"
+	"github.com/benbjohnson/litestream/internal/sqlitefile"
 )
 
 // fleetStatus is what status shows of all databases found by pattern.
@@ -46,6 +47,10 @@ type tenantStatus struct {
 	ChangedAt      time.Time `json:"unreplicated_since,omitzero"`
 	DeletedAt      time.Time `json:"deleted_at,omitzero"`
 	MaintenanceDue time.Time `json:"maintenance_due,omitzero"`
+
+	// FilesChanged says that the files are not those of the record of a clean
+	// database. Records of hot ones are written when they go cold.
+	FilesChanged bool `json:"files_changed,omitempty"`
 
 	Size    *int64 `json:"size"`     // nil: no file, or it cannot be looked at
 	WALSize *int64 `json:"wal_size"` // nil: as above
@@ -111,12 +116,16 @@ func (s *tenantStatus) read(ctx context.Context, r *registry.Reader) error {
 	if err != nil {
 		return err
 	}
-	s.Known, s.State = ok, litestream.TenantState(rec.State).String()
+	s.Known, s.State = ok, litestream.RecordedState(rec.State).String()
 	if rec.TXID > 0 {
 		s.TXID = rec.TXID.String()
 	}
 	s.Reason, s.ReplicatedAt, s.ChangedAt = rec.Reason, rec.SyncedAt, rec.ChangedAt
 	s.DeletedAt, s.MaintenanceDue = rec.GoneAt, rec.Due
+	if ok && litestream.RecordedState(rec.State) == litestream.TenantClean {
+		now, err := sqlitefile.Take(s.Database)
+		s.FilesChanged = err != nil || now != rec.Fingerprint
+	}
 	return nil
 }
 
@@ -127,11 +136,18 @@ func (s *tenantStatus) print(w io.Writer, now time.Time) error {
 		{"state", s.State},
 	}
 	add := func(name, value string) { rows = append(rows, []string{name, value}) }
-	if !s.Known {
-		rows[2][1] += ": no record of it yet"
+	switch {
+	case !s.Known && s.Size == nil:
+		rows[2][1] += ": no record of it"
+	case !s.Known:
+		rows[2][1] += ": no record of it; there is one when its first backup is complete"
+	case s.FilesChanged && s.Stopped:
+		rows[2][1] += ", changed since: the next start replicates that"
+	case s.FilesChanged:
+		rows[2][1] += ", changed since: it is hot, or waits for that"
 	}
 	if s.Reason != "" {
-		add("reason", printable(s.Reason))
+		add("reason", reasonText(s.Reason))
 	}
 	switch {
 	case s.TXID != "":
@@ -153,6 +169,9 @@ func (s *tenantStatus) print(w io.Writer, now time.Time) error {
 	add("as of", asOf(s.WrittenAt, s.Stopped, now))
 	return writeTable(w, nil, rows)
 }
+
+// reasonText returns an error on one line.
+func reasonText(reason string) string { return printable(strings.ReplaceAll(reason, "\n", "; ")) }
 
 // readFleet reads the summary of all databases.
 func (c *MultiDBConfig) readFleet(ctx context.Context, now time.Time) (*fleetStatus, error) {
@@ -222,7 +241,7 @@ func printFleetLists(w io.Writer, f *litestream.FleetSummary, now time.Time) err
 	var failed, oldest, logs, scan [][]string
 	for _, r := range f.Failures {
 		for i, e := range r.Examples {
-			row := []string{"", "", printable(e.Path), printable(e.Error)}
+			row := []string{"", "", printable(e.Path), reasonText(e.Error)}
 			if i == 0 {
 				row[0], row[1] = r.Reason, strconv.Itoa(r.Count)
 			}
@@ -230,7 +249,7 @@ func printFleetLists(w io.Writer, f *litestream.FleetSummary, now time.Time) err
 		}
 	}
 	for _, d := range f.Oldest {
-		oldest = append(oldest, []string{printable(d.Path), when(d.ChangedAt, now), strings.TrimSuffix(d.State+": "+printable(d.Reason), ": ")})
+		oldest = append(oldest, []string{printable(d.Path), when(d.ChangedAt, now), strings.TrimSuffix(d.State+": "+reasonText(d.Reason), ": ")})
 	}
 	for _, l := range f.LargeLogs {
 		logs = append(logs, []string{printable(l.Path), bytesText(l.Size)})

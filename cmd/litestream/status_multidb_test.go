@@ -14,6 +14,7 @@ import (
 
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/internal/registry"
+	"github.com/benbjohnson/litestream/internal/sqlitefile"
 )
 
 const statusConfig = `
@@ -198,24 +199,33 @@ func TestStatus_Tenant(t *testing.T) {
 	reg := openRegistry(t, dir)
 	at := time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
 	name := func(s string) string { return filepath.Join(dir, "data/p1/tenants", s) }
+	writeFile(t, name("ok.db"), strings.Repeat("x", 12288))
+	writeFile(t, name("hot.db"), "")
+	fp, err := sqlitefile.Take(name("ok.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg.Put(registry.Record{ID: 4, Path: name("hot.db"), TXID: 1, SyncedAt: at, Fingerprint: fp, State: uint8(litestream.TenantClean)}, nil)
 	reg.Put(registry.Record{
-		ID: 1, Path: name("ok.db"), TXID: 18, SyncedAt: at, Due: at.Add(2 * time.Hour), State: uint8(litestream.TenantClean),
+		ID: 1, Path: name("ok.db"), TXID: 18, Fingerprint: fp, SyncedAt: at, Due: at.Add(2 * time.Hour), State: uint8(litestream.TenantClean),
 	}, nil)
 	reg.Put(registry.Record{
-		ID: 2, Path: name("bad.db"), State: uint8(litestream.TenantFailed), Reason: "database\nis locked", ChangedAt: at,
+		ID: 2, Path: name("bad.db"), State: uint8(litestream.TenantFailed) | 0x80, Reason: "database\nis locked", ChangedAt: at,
 	}, nil)
 	reg.Put(registry.Record{ID: 3, Path: name("gone.db"), State: uint8(litestream.TenantGone), TXID: 1, SyncedAt: at, GoneAt: at}, nil)
 	flushRegistry(t, reg)
-	writeFile(t, name("ok.db"), strings.Repeat("x", 12288))
+	writeFile(t, name("first.db"), "")
 	writeFile(t, name("bad.db"), "")
 	writeFile(t, name("bad.db-wal"), strings.Repeat("x", 74160))
 
 	const asOf = "as of registry written NOW (AGE ago)\n"
 	for _, tt := range []struct{ path, want string }{
 		{"ok.db", "state clean\nreplicated up to txid 0000000000000012, TIME (AGE ago)\nmaintenance due LATER (in AGE)\nsize 12 kB\nwal size 0 B\n" + asOf},
-		{"bad.db", "state failed\nreason \"database\\nis locked\"\nreplicated never\nnot replicated since TIME (AGE ago)\nsize 0 B\nwal size 74 kB\n" + asOf},
+		{"bad.db", "state failed\nreason database; is locked\nreplicated never\nnot replicated since TIME (AGE ago)\nsize 0 B\nwal size 74 kB\n" + asOf},
 		{"gone.db", "state gone\nreplicated up to txid 0000000000000001, TIME (AGE ago)\nfile deleted TIME (AGE ago)\nsize no such file\nwal size no such file\n" + asOf},
-		{"new.db", "state unknown: no record of it yet\nreplicated never\nsize no such file\nwal size no such file\n" + asOf},
+		{"hot.db", "state clean, changed since: it is hot, or waits for that\nreplicated up to txid 0000000000000001, TIME (AGE ago)\nsize 0 B\nwal size 0 B\n" + asOf},
+		{"first.db", "state unknown: no record of it; there is one when its first backup is complete\nreplicated never\nsize 0 B\nwal size 0 B\n" + asOf},
+		{"new.db", "state unknown: no record of it\nreplicated never\nsize no such file\nwal size no such file\n" + asOf},
 	} {
 		got := runCommand(t, "status", "-config", "c.yml", name(tt.path))
 		text := strings.ReplaceAll(got.stdout, at.Add(2*time.Hour).Format(time.RFC3339), "LATER")
