@@ -484,13 +484,57 @@ func FuzzParseConfig(f *testing.F) {
 	})
 }
 
-// TestExampleConfig holds that the example is accepted without a warning.
-func TestExampleConfig(t *testing.T) {
-	cfg, err := readConfigFile("../../examples/litestream.yml", false)
+// TestExampleConfigs holds that the examples are accepted without a warning,
+// and that they stand for the replicas that one would expect.
+func TestExampleConfigs(t *testing.T) {
+	const tenant = "/data/p1/databases/d1/branches/main/tenants/t42.db"
+	type example struct {
+		DBs     int
+		Tenant  string // a path that the patterns match
+		Replica string // of it
+	}
+	want := map[string]example{
+		"litestream.yml":    {DBs: 2},
+		"multi-db-s3.yml":   {Tenant: tenant, Replica: "s3://my-backups/p1/d1/main/t42"},
+		"multi-db-file.yml": {Tenant: tenant, Replica: "file:///mnt/backup/p1/d1/main/t42"},
+		"mixed.yml": {
+			DBs: 1, Tenant: "/var/lib/app/archive/2024/t42.sqlite",
+			Replica: "s3://my-backups/tenants/var/lib/app/archive/2024/t42.sqlite",
+		},
+	}
+	paths, err := filepath.Glob("../../examples/*.yml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(cfg.DBs) != 2 || len(cfg.warnings) > 0 {
-		t.Fatalf("got %d databases and warnings %s", len(cfg.DBs), warningText(cfg))
+	got := make(map[string]example)
+	for _, path := range paths {
+		name := filepath.Base(path)
+		if name == "alerts.yml" { // for Prometheus
+			continue
+		}
+		cfg, err := readConfigFile(path, false)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if len(cfg.warnings) > 0 {
+			t.Errorf("%s: warnings %s", name, warningText(cfg))
+		}
+		e := example{DBs: len(cfg.DBs), Tenant: want[name].Tenant}
+		if m := cfg.MultiDB; m != nil {
+			found, err := m.tenants.Lookup(e.Tenant)
+			if err != nil || !m.Enabled {
+				t.Errorf("%s: enabled %t, %v", name, m.Enabled, err)
+			}
+			client, err := m.client(&found)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.Replica = redactedLocation(client)
+		}
+		got[name] = e
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("examples (-want +got):\n%s", diff)
 	}
 }
