@@ -59,19 +59,20 @@ type ConnectionPool struct {
 // ConnectionPoolStats says how a ConnectionPool is used. Open, InUse and
 // Waiting are as of now, the rest counts from the start.
 type ConnectionPoolStats struct {
-	Capacity  int
-	Open      int // in use or kept
-	InUse     int
-	Waiting   int
-	Opened    uint64
-	Waits     uint64 // that found no place free
-	WaitTime  time.Duration
-	Timeouts  uint64 // waits that ended without a connection
-	Evictions uint64 // of kept connections, for somebody who waited
-	Expired   uint64 // kept connections that nobody used for the idle timeout
-	Held      uint64 // databases that a connection was kept open over, because diffs of them are dear
-	Pinned    uint64 // read transactions that were held longer than one look, for the same reason
-	Leftovers uint64 // files that lay beside a database after a connection was closed, with nobody else there
+	Capacity    int
+	Open        int // in use or kept
+	InUse       int
+	Waiting     int
+	Opened      uint64
+	Waits       uint64 // that found no place free
+	WaitTime    time.Duration
+	Timeouts    uint64 // waits that ended without a connection
+	Evictions   uint64 // of kept connections, for somebody who waited
+	Expired     uint64 // kept connections that nobody used for the idle timeout
+	Held        uint64 // databases that a connection was kept open over, because diffs of them are dear
+	Pinned      uint64 // read transactions that were held longer than one look, for the same reason
+	Checkpoints uint64 // PASSIVE ones that were issued
+	Leftovers   uint64 // files that lay beside a database after a connection was closed, with nobody else there
 }
 
 // NewConnectionPool returns an empty pool.
@@ -140,10 +141,18 @@ type ConnectionRequest struct {
 // ErrConnectionWait then. The caller has to Release it.
 func (p *ConnectionPool) Acquire(ctx context.Context, req ConnectionRequest) (*PooledConn, error) {
 	c, err := p.reserve(ctx, req.Inode)
-	if err != nil || c.conn != nil {
-		return c, err
+	if err != nil {
+		return nil, err
 	}
-	err = c.open(req)
+	if c.conn != nil {
+		if !c.orphaned() {
+			return c, nil
+		}
+		err = c.close()
+	}
+	if err == nil {
+		err = c.open(req)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
@@ -181,6 +190,18 @@ func (c *PooledConn) open(req ConnectionRequest) (err error) {
 	}
 	if err := conn.exec("PRAGMA query_only=1"); err != nil {
 		return errors.Join(err, c.close())
+	}
+	return nil
+}
+
+// begin takes a read transaction.
+func (c *PooledConn) begin() error {
+	if err := c.conn.exec("BEGIN"); err != nil {
+		return err
+	}
+	// The transaction begins with the first read.
+	if _, err := c.conn.row("SELECT 1 FROM sqlite_schema LIMIT 1"); err != nil {
+		return errors.Join(err, c.conn.exec("ROLLBACK"))
 	}
 	return nil
 }

@@ -31,6 +31,9 @@ type dbHandle struct {
 	log, index wal.FileID
 	// pool may keep a connection over a tenant's file between two looks.
 	pool *ConnectionPool
+	// lease is a connection of the pool with a read transaction; nil unless a
+	// tenant is pinned.
+	lease *PooledConn
 }
 
 // openHandle opens the raw descriptor only, which creates nothing and takes no
@@ -157,10 +160,10 @@ func (h *dbHandle) close(keepWAL bool) error {
 	if h == nil {
 		return nil
 	}
-	var err error
+	err := h.dropLease()
 	h.pool.Discard(h.id)
 	if h.conn != nil {
-		err = h.unpin()
+		err = errors.Join(err, h.unpin())
 		if keepWAL {
 			err = errors.Join(err, h.conn.persistWAL())
 		}

@@ -38,6 +38,7 @@ func (db *DB) SyncFully(ctx context.Context) error {
 	const tries = 5
 	var err error
 	for range tries {
+		db.st.view.diffAt = time.Time{}
 		if err = db.pass(ctx, !db.st.settled); !errors.Is(err, errViewMoved) {
 			break
 		}
@@ -120,7 +121,7 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 		db.setState(SyncStateOK, nil)
 	}
 	if db.tenant != nil {
-		return nil
+		return db.tendTenant(ctx, fp)
 	}
 	if err := db.checkpointIfNeeded(fp); err != nil {
 		return err
@@ -247,6 +248,9 @@ const (
 // waits reports whether a look has to wait because the last one read much that
 // was not committed, for nothing. A main file that was touched ends the wait.
 func (db *DB) waits(fp sqlitefile.Fingerprint, now time.Time) bool {
+	if now.Before(db.st.view.diffAt) && db.diffsOnly(fp) {
+		return true
+	}
 	return now.Before(db.st.lookAt) && fp.Main == db.st.seen.Main
 }
 
@@ -488,6 +492,9 @@ func (db *DB) captureDiff(ctx context.Context, reason wal.Reason) (err error) {
 	v, err := db.openView(ctx, db.spool())
 	if err != nil {
 		return err
+	}
+	if db.tenant != nil {
+		defer db.diffed(db.knobs.now(), reason)
 	}
 	defer func() { err = errors.Join(err, v.Close()) }()
 	return db.captureView(v, reason)

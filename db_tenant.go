@@ -25,6 +25,7 @@ type tenantMode struct {
 	connections *ConnectionPool    // for views that need a read transaction
 	metrics     *AggregatedMetrics // may be nil
 	stateDir    string             // where everything lies that is staged
+	checkpoint  bool               // PASSIVE, for applications that never checkpoint
 }
 
 // newTenantDB returns a database of a fleet with the default settings. It

@@ -52,10 +52,10 @@ func TestTenant_RollbackJournal(t *testing.T) {
 		pages int
 		each  time.Duration
 	}{
-		{"delete", 0, time.Second},
-		{"truncate", 0, time.Second},
-		{"persist", 0, time.Second},
-		{"delete", 2000, 2 * time.Second},
+		{"delete", 0, time.Second / 2},
+		{"truncate", 0, time.Second / 2},
+		{"persist", 0, time.Second / 2},
+		{"delete", 1000, time.Second},
 	} {
 		t.Run(fmt.Sprintf("%s/%d", tt.mode, tt.pages), func(t *testing.T) {
 			f := newFleet(t)

@@ -25,6 +25,10 @@ type tenantView struct {
 	lockedSince time.Time
 	// busy says that the last capture took slices of the SHARED lock.
 	busy bool
+	// diffAt is when the next diff may be taken of a database that knows no
+	// other way: of the time between two, most is spent otherwise.
+	diffAt time.Time
+	dear   dearState
 }
 
 // tenantFacts are what the choice of a view depends on.
@@ -67,6 +71,9 @@ func (db *DB) openTenantView(ctx context.Context, opt wal.Options) (*View, error
 		return nil, err
 	}
 	kind := decideTenantView(facts)
+	if db.st.handle.lease != nil {
+		return openDBView(db.viewSource(ctx, opt, viewLocked))
+	}
 	src := db.viewSource(ctx, opt, kind)
 	if !facts.network && facts.disturbed > 0 {
 		if src.margin, err = db.clockMargin(); err != nil {
@@ -221,9 +228,12 @@ func (db *DB) noteLock(err error) error {
 
 // openLockedView opens a view under a read transaction, which ends with it.
 func (db *DB) openLockedView(ctx context.Context, src viewSource, readOnly bool) (_ *View, err error) {
-	c, err := db.beginRead(ctx, readOnly)
+	c, err := db.connect(ctx, readOnly)
 	if err != nil {
 		return nil, err
+	}
+	if err := c.begin(); err != nil {
+		return nil, errors.Join(err, c.Release(false))
 	}
 	release := func() error {
 		err := c.conn.exec("ROLLBACK")
@@ -237,10 +247,10 @@ func (db *DB) openLockedView(ctx context.Context, src viewSource, readOnly bool)
 	return v, nil
 }
 
-// beginRead returns a connection with a read transaction. Until it has begun,
-// a SHARED lock of our own keeps the last connection of the application from
-// removing the log and its index, which ours would create again.
-func (db *DB) beginRead(ctx context.Context, readOnly bool) (_ *PooledConn, err error) {
+// connect returns a connection. Until it is open, a SHARED lock of our own
+// keeps the last connection of the application from removing the log and its
+// index, which ours would create again.
+func (db *DB) connect(ctx context.Context, readOnly bool) (_ *PooledConn, err error) {
 	wait, cancel := context.WithTimeout(ctx, db.BusyTimeout)
 	defer cancel()
 	h := db.st.handle
@@ -261,17 +271,8 @@ func (db *DB) beginRead(ctx context.Context, readOnly bool) (_ *PooledConn, err 
 	})
 	if errors.Is(err, ErrConnectionWait) && ctx.Err() == nil {
 		return nil, fmt.Errorf("%w: %w", errViewMoved, err)
-	} else if err != nil {
-		return nil, err
 	}
-	if err := c.conn.exec("BEGIN"); err != nil {
-		return nil, errors.Join(err, c.Release(false))
-	}
-	// The transaction begins with the first read.
-	if _, err := c.conn.row("SELECT 1 FROM sqlite_schema LIMIT 1"); err != nil {
-		return nil, errors.Join(err, c.Release(false))
-	}
-	return c, nil
+	return c, err
 }
 
 // tailTenant is tail without anything open: the main file's bytes are needed
@@ -304,9 +305,6 @@ func (m lazyMain) ReadAt(b []byte, off int64) (int, error) {
 	}
 	return m.db.st.handle.main.ReadAt(b, off)
 }
-
-// keepsHandle reports whether the file of a tenant stays open between looks.
-func (db *DB) keepsHandle() bool { return false }
 
 // movedAfterCapture is what remains, after a good capture, of the looks that
 // were disturbed: a database that is written all the time gets its slices at

@@ -1,10 +1,12 @@
 package sqlitefile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -63,4 +65,27 @@ func FineClock(dir string) (bool, error) {
 		return false, fmt.Errorf("statfs %s: %w", dir, err)
 	}
 	return fineClocks[int64(st.Type)&0xFFFFFFFF], nil
+}
+
+// eachDescriptor calls fn for each number that may be a descriptor of this
+// process until it returns false. To list the folder of descriptors costs
+// several times as much as to ask for each number below the size of the
+// process's table (proc(5), status, FDSize).
+func eachDescriptor(fn func(fd int) bool) error {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return listDescriptors(fn)
+	}
+	_, rest, _ := bytes.Cut(b, []byte("\nFDSize:"))
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	size, err := strconv.Atoi(string(bytes.TrimSpace(line)))
+	if err != nil {
+		return listDescriptors(fn)
+	}
+	for fd := range size {
+		if !fn(fd) {
+			break
+		}
+	}
+	return nil
 }

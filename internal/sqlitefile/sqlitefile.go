@@ -262,26 +262,36 @@ func InUse(f *os.File) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	want := printOf(self).ID
+	found := false
+	err = eachDescriptor(func(fd int) bool {
+		if fd == int(f.Fd()) {
+			return true
+		}
+		var st unix.Stat_t // of a number that is not open: no match
+		found = unix.Fstat(fd, &st) == nil && (wal.FileID{Dev: uint64(st.Dev), Ino: st.Ino}) == want
+		return !found
+	})
+	return found, err
+}
+
+// listDescriptors calls fn for each descriptor of this process until it
+// returns false.
+func listDescriptors(fn func(fd int) bool) error {
 	dir, err := os.Open("/dev/fd")
 	if err != nil {
-		return false, fmt.Errorf("list descriptors: %w", err)
+		return fmt.Errorf("list descriptors: %w", err)
 	}
 	names, err := dir.Readdirnames(-1)
 	if err = errors.Join(err, dir.Close()); err != nil {
-		return false, fmt.Errorf("list descriptors: %w", err)
+		return fmt.Errorf("list descriptors: %w", err)
 	}
-	want := printOf(self).ID
 	for _, name := range names {
-		fd, err := strconv.Atoi(name)
-		if err != nil || fd == int(f.Fd()) {
-			continue
-		}
-		var st unix.Stat_t // of a number that is closed by now: no match
-		if unix.Fstat(fd, &st) == nil && (wal.FileID{Dev: uint64(st.Dev), Ino: st.Ino}) == want {
-			return true, nil
+		if fd, err := strconv.Atoi(name); err == nil && !fn(fd) {
+			break
 		}
 	}
-	return false, nil
+	return nil
 }
 
 // BootID identifies the running boot of the machine. It is zero where the

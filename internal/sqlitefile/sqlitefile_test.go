@@ -57,30 +57,30 @@ func serveChild(path string) error {
 
 // child is a connection in another process.
 type child struct {
-	t   *testing.T
+	t   testing.TB
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Reader
 }
 
-func startChild(t *testing.T, path string) *child {
-	t.Helper()
-	c := &child{t: t, cmd: exec.Command(os.Args[0])}
+func startChild(tb testing.TB, path string) *child {
+	tb.Helper()
+	c := &child{t: tb, cmd: exec.Command(os.Args[0])}
 	// Under the race detector a process waits a second before it exits.
 	c.cmd.Env = append(os.Environ(), childEnv+"="+path, "GORACE=atexit_sleep_ms=0")
 	var err error
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	out, err := c.cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	c.out = bufio.NewReader(out)
 	if err := c.cmd.Start(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		c.cmd.Process.Kill()
 		c.cmd.Wait()
 	})

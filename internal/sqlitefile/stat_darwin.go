@@ -39,3 +39,5 @@ func TryShared(*os.File) (release func() error, ok bool, err error) { return nil
 
 // FineClock does not know the clocks of this system's file systems.
 func FineClock(string) (bool, error) { return false, nil }
+
+func eachDescriptor(fn func(fd int) bool) error { return listDescriptors(fn) }
