@@ -187,6 +187,11 @@ func (r *fileReplica) landed(tenant int, path string, at time.Time) error {
 }
 
 func (r *fileReplica) sweep(ctx context.Context) error {
+	if r.watcher != nil {
+		if err := r.watcher.failed(); err != nil {
+			return err
+		}
+	}
 	for _, t := range r.oracle.behind() {
 		if err := ctx.Err(); err != nil {
 			return err

@@ -183,11 +183,11 @@ func TestFileReplica_Watch(t *testing.T) {
 	if n, err := r.countBackedUp(); n != f.n || err != nil {
 		t.Errorf("%d backed up, %v, want all", n, err)
 	}
-	if err := r.watch([]int{0}); err != nil {
+	if err := r.watch([]int{0, 2}); err != nil {
 		t.Fatal(err)
 	}
 	o.watch(1)
-	for i := range 2 {
+	for i := range 3 {
 		if err := f.touch(t.Context(), o, i, coldCommit); err != nil {
 			t.Fatal(err)
 		}
@@ -195,7 +195,7 @@ func TestFileReplica_Watch(t *testing.T) {
 	if err := r.sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]int{0, 1}, o.behind()); diff != "" {
+	if diff := cmp.Diff([]int{0, 1, 2}, o.behind()); diff != "" {
 		t.Errorf("behind differs (-want +got):\n%s", diff)
 	}
 
@@ -216,7 +216,12 @@ func TestFileReplica_Watch(t *testing.T) {
 	for i := range 2 {
 		write(t, r.client(i), snapshotOf(t, f, i, 1), 2)
 	}
-	waitFor(t, "event", func() bool { return !o.isBehind(0) })
+	exclusive := r.client(2).(litestream.ExclusiveWriter)
+	if _, err := exclusive.WriteLTXFileExclusive(t.Context(), 0, 2, 2, bytes.NewReader(snapshotOf(t, f, 2, 1))); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "event of a file that was renamed", func() bool { return !o.isBehind(0) })
+	waitFor(t, "event of a file that was linked", func() bool { return !o.isBehind(2) })
 	if !o.isBehind(1) {
 		t.Error("saw a commit of a tenant that it did not watch")
 	}
@@ -226,8 +231,8 @@ func TestFileReplica_Watch(t *testing.T) {
 	if o.isBehind(1) {
 		t.Error("sweep found nothing")
 	}
-	if files, _, err := r.size(); files != f.n+2 || err != nil {
-		t.Errorf("%d files, %v, want %d", files, err, f.n+2)
+	if files, _, err := r.size(); files != f.n+3 || err != nil {
+		t.Errorf("%d files, %v, want %d", files, err, f.n+3)
 	}
 }
 

@@ -59,7 +59,8 @@ func (w *ltxWatcher) add(tenant int, path string) error {
 	}
 	wd, addErr := 0, error(nil)
 	err = conn.Control(func(fd uintptr) {
-		wd, addErr = unix.InotifyAddWatch(int(fd), path, unix.IN_MOVED_TO|unix.IN_ONLYDIR)
+		// Either way to give a whole file its name: rename, and link.
+		wd, addErr = unix.InotifyAddWatch(int(fd), path, unix.IN_MOVED_TO|unix.IN_CREATE|unix.IN_ONLYDIR)
 	})
 	if err := errors.Join(err, addErr); err != nil {
 		return fmt.Errorf("watch %s: %w", path, err)
@@ -102,6 +103,16 @@ func (w *ltxWatcher) event(wd int32, name string, at time.Time) error {
 		return nil
 	}
 	return w.landed(dir.tenant, filepath.Join(dir.path, name), at)
+}
+
+// failed returns why the watcher ended by itself, if it did.
+func (w *ltxWatcher) failed() error {
+	select {
+	case <-w.done:
+		return w.err
+	default:
+		return nil
+	}
 }
 
 // close stops the watcher and returns why it ended before, if it did.
