@@ -166,32 +166,44 @@ func (p *ConnectionPool) Acquire(ctx context.Context, req ConnectionRequest) (*P
 
 // open opens a connection that changes no data. Unless it is read-only it
 // cleans up, as the application's would, if it is the last to close.
-func (c *PooledConn) open(req ConnectionRequest) (err error) {
+func (c *PooledConn) open(req ConnectionRequest) error {
+	c.path, c.main, c.readOnly = req.Path, req.Main, req.ReadOnly
+	release := func() error { return nil }
 	if req.guard != nil {
-		release, err := req.guard()
-		if err != nil {
-			return err
+		var err error
+		if release, err = req.guard(); err != nil {
+			return errors.Join(err, c.cleanUp())
 		}
-		defer func() { err = errors.Join(err, release()) }()
 	}
-	mode := "rw"
-	if req.ReadOnly {
-		mode = "ro"
+	conn, err := c.dial(req.BusyTimeout)
+	log, index := sidecars(req.Path)
+	if err = errors.Join(err, release()); conn == nil {
+		return errors.Join(err, c.cleanUp())
 	}
-	conn, err := openSQLiteMode(req.Path, mode, req.BusyTimeout)
+	c.conn, c.log, c.index = conn, log, index
+	if err == nil {
+		err = conn.exec("PRAGMA query_only=1")
+	}
 	if err != nil {
-		return err
-	}
-	c.path, c.main, c.readOnly, c.conn = req.Path, req.Main, req.ReadOnly, conn
-	c.log, c.index = sidecars(req.Path)
-	// A first read opens the log and its index.
-	if _, err := conn.row("PRAGMA schema_version"); err != nil {
-		return errors.Join(err, c.close())
-	}
-	if err := conn.exec("PRAGMA query_only=1"); err != nil {
 		return errors.Join(err, c.close())
 	}
 	return nil
+}
+
+// dial opens a connection, with the log and its index.
+func (c *PooledConn) dial(busyTimeout time.Duration) (*sqliteConn, error) {
+	mode := "rw"
+	if c.readOnly {
+		mode = "ro"
+	}
+	conn, err := openSQLiteMode(c.path, mode, busyTimeout)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.row("PRAGMA schema_version"); err != nil { // a first read
+		return nil, errors.Join(err, conn.close())
+	}
+	return conn, nil
 }
 
 // begin takes a read transaction.
@@ -218,13 +230,52 @@ func (c *PooledConn) close() error {
 		}
 	}
 	err := c.conn.close()
+	c.conn = nil
 	if release != nil {
 		return errors.Join(err, release())
+	}
+	return errors.Join(err, c.cleanUp())
+}
+
+// cleanUp removes the log and its index, in SQLite's own way, where they lie
+// beside the database with nobody using it. That happens if the application's
+// last connection closes in the same moment as ours: each takes the other for
+// one that stays.
+func (c *PooledConn) cleanUp() error {
+	const tries = 3
+	for range tries {
+		if !c.left() {
+			return nil
+		}
+		if c.readOnly {
+			break
+		}
+		if err := c.reopen(); err != nil {
+			return fmt.Errorf("clean up: %w", err)
+		}
 	}
 	if c.left() {
 		c.pool.count(func(s *ConnectionPoolStats) { s.Leftovers++ })
 	}
-	return err
+	return nil
+}
+
+// reopen opens a connection and closes it, as the last one.
+func (c *PooledConn) reopen() error {
+	release, ok, err := sqlitefile.TryShared(c.main)
+	if err != nil || !ok {
+		return err
+	}
+	if at, err := sqlitefile.Stat(c.path); err != nil || at.ID != c.id || !exists(sqlitefile.SHMPath(c.path)) {
+		return release()
+	}
+	conn, err := c.dial(0)
+	if rerr := release(); err != nil {
+		return rerr // somebody came, who will clean up
+	} else if rerr != nil {
+		return errors.Join(rerr, conn.close())
+	}
+	return conn.close()
 }
 
 // orphaned reports whether somebody replaced the database, its log or the

@@ -14,6 +14,7 @@ import (
 // dear makes a database whose diffs count as dear, and its clock.
 func (f *fleet) dear(pool *litestream.ConnectionPool) (db *litestream.DB, forward func(time.Duration)) {
 	f.tb.Helper()
+	f.ok(litestream.SweepStaging(f.state))
 	db = f.open()
 	now := time.Now()
 	db.Tune(knob.DB{RestBytes: 1, Now: func() time.Time { return now }})

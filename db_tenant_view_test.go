@@ -20,7 +20,11 @@ func childContext() context.Context { return context.Background() }
 // replica lie beside the folder of the database.
 func childTenant(path string) (*litestream.DB, error) {
 	base := filepath.Dir(filepath.Dir(path))
-	db := litestream.NewTenantDB(path, filepath.Join(base, "state"))
+	state := filepath.Join(base, "state")
+	if err := litestream.SweepStaging(state); err != nil {
+		return nil, err
+	}
+	db := litestream.NewTenantDB(path, state)
 	db.Replica = litestream.NewReplicaWithClient(db, file.NewReplicaClient(filepath.Join(base, "replica")))
 	db.SetConnections(litestream.NewConnectionPool(litestream.ConnectionPoolOptions{}))
 	if err := db.Open(childContext()); err != nil {
@@ -70,6 +74,7 @@ func listDir(tb testing.TB, dir string) (facts []fileFact) {
 // live makes a database of a fleet hot with the clock as it is.
 func (f *fleet) live(pool *litestream.ConnectionPool) *litestream.DB {
 	f.tb.Helper()
+	f.ok(litestream.SweepStaging(f.state))
 	db := f.open()
 	db.SetClock(time.Now)
 	db.SetConnections(pool)
