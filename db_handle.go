@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/benbjohnson/litestream/internal/osfile"
 	"github.com/benbjohnson/litestream/internal/sqlitefile"
 	"github.com/benbjohnson/litestream/internal/wal"
 )
@@ -39,12 +40,14 @@ type dbHandle struct {
 // openHandle opens the raw descriptor only, which creates nothing and takes no
 // lock.
 func openHandle(path string) (*dbHandle, error) {
-	if st, err := sqlitefile.Stat(path); err == nil {
+	if !parked.any() {
+		// Nothing to look for.
+	} else if st, err := sqlitefile.Stat(path); err == nil {
 		if f := parked.take(st.ID); f != nil {
 			return &dbHandle{path: path, id: st.ID, main: f}, nil
 		}
 	}
-	f, err := os.Open(path)
+	f, err := osfile.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
@@ -193,6 +196,13 @@ func (p *parkedFiles) put(id wal.FileID, f *os.File) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.files[id] = append(p.files[id], f)
+}
+
+// any reports whether there is a descriptor of any file.
+func (p *parkedFiles) any() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.files) > 0
 }
 
 // take returns a descriptor of an inode, or nil. While it is parked the inode

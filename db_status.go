@@ -140,7 +140,7 @@ func (db *DB) checkRoom(bytes int64) error {
 		if bytes <= smallCopy {
 			return nil
 		}
-		dir = t.stagingDir()
+		dir = t.stateDir
 	}
 	free, err := ltxfile.FreeBytes(dir)
 	if err != nil {

@@ -464,8 +464,12 @@ func (db *DB) publishTail(res wal.Result) (err error) {
 
 // nextCapture prepares the file of the next TXID.
 func (db *DB) nextCapture() *capture {
+	dir := db.ltxDir()
+	if db.st.txid < db.st.firstStaged {
+		dir = dir.Fresh()
+	}
 	return &capture{
-		dir: db.ltxDir(), txid: db.st.txid + 1, cursor: db.st.cursor, ledger: db.st.ledger,
+		dir: dir, txid: db.st.txid + 1, cursor: db.st.cursor, ledger: db.st.ledger,
 		checksums: db.Checksums, timestamp: db.knobs.now(), now: db.knobs.now,
 	}
 }

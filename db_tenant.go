@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/superfly/ltx"
 
@@ -292,8 +293,8 @@ func (db *DB) abandon() error {
 	db.stage.reset(acked, nil)
 	db.shared.releaseInode(db.st.inode, db.path)
 	db.setState(SyncStateClosed, nil)
-	if rerr := os.Remove(db.metaPath); rerr == nil || errors.Is(rerr, os.ErrNotExist) {
+	if rerr := syscall.Rmdir(db.metaPath); rerr == nil || errors.Is(rerr, os.ErrNotExist) {
 		return err
 	}
-	return errors.Join(err, os.RemoveAll(db.metaPath))
+	return errors.Join(err, os.RemoveAll(db.metaPath)) // such as a snapshot that is being uploaded
 }

@@ -39,3 +39,12 @@ func (db *DB) Detach(ctx context.Context) (TenantPosition, error) { return db.de
 
 // Demotable calls demotable.
 func (db *DB) Demotable() bool { return db.demotable() }
+
+// ManageTenant returns what a store keeps of a hot database.
+func ManageTenant(s *Store, db *DB) any { return s.newManaged(db) }
+
+// SetFleetMetrics sets where the database counts.
+func (db *DB) SetFleetMetrics(m *AggregatedMetrics) { db.tenant.metrics = m }
+
+// RemoveTenantLedger calls removeTenantLedger.
+var RemoveTenantLedger = removeTenantLedger

@@ -278,6 +278,9 @@ func (db *DB) connect(ctx context.Context, readOnly bool) (_ *PooledConn, err er
 // tailTenant is tail without anything open: the main file's bytes are needed
 // only where the log was restarted.
 func (db *DB) tailTenant(opt wal.Options) (wal.Result, error) {
+	if db.st.cursor.IsZero() {
+		return wal.Result{Reason: wal.ReasonNoCursor}, nil
+	}
 	main, err := sqlitefile.Stat(db.path)
 	if err != nil {
 		return wal.Result{}, fmt.Errorf("stat database: %w", err)

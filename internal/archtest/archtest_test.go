@@ -24,6 +24,7 @@ const (
 // Layers; a package imports only packages of a smaller one. Test files are
 // free, except that they obey Go's own rule against cycles.
 const (
+	systemLayer  = -2 // in place of package os, for every package
 	baseLayer    = -1 // what leaves are built on
 	leafLayer    = 0  // folders below internal/ that are not listed
 	rootLayer    = 2
@@ -34,6 +35,7 @@ const (
 var layerOf = map[string]int{
 	".":                    rootLayer,
 	"internal/ltxfile":     1,
+	"internal/osfile":      systemLayer,
 	"internal/registry":    1,
 	"internal/replicatest": 4, // conformance suite: uses the root
 	"internal/metamorphic": 5, // whole-system test: uses the root and adapters

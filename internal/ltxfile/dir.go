@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/osfile"
 )
 
 // TempSuffix ends the name of every file that is not complete.
@@ -31,6 +33,7 @@ type Dir struct {
 	fileMode os.FileMode
 	uid, gid int
 	volatile bool
+	fresh    bool
 	fs       fileSystem
 }
 
@@ -45,6 +48,13 @@ func New(path string, dirMode, fileMode os.FileMode, uid, gid int) Dir {
 // is synced.
 func (d Dir) Volatile() Dir {
 	d.volatile = true
+	return d
+}
+
+// Fresh returns the folder where it is probably not there yet, so that it is
+// made before the first file is tried.
+func (d Dir) Fresh() Dir {
+	d.fresh = true
 	return d
 }
 
@@ -100,7 +110,7 @@ func parseName(name string) (minTXID, maxTXID ltx.TXID, ok bool) {
 
 // Open opens a complete file for reading. A missing one is fs.ErrNotExist.
 func (d Dir) Open(minTXID, maxTXID ltx.TXID) (*os.File, error) {
-	f, err := os.Open(d.Path(minTXID, maxTXID))
+	f, err := osfile.Open(d.Path(minTXID, maxTXID))
 	if err != nil {
 		return nil, fmt.Errorf("open staged file: %w", err)
 	}

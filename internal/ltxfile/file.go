@@ -31,6 +31,11 @@ type File struct {
 // folder is made when it is missing. The caller ends it with Commit or Abort.
 func (d Dir) Create(minTXID, maxTXID ltx.TXID) (*File, error) {
 	name := d.Path(minTXID, maxTXID)
+	if d.fresh {
+		if err := d.mkdir(d.path); err != nil {
+			return nil, fmt.Errorf("stage %s: %w", name, classify(err))
+		}
+	}
 	f, err := d.fs.Create(name+TempSuffix, d.fileMode)
 	if errors.Is(err, os.ErrNotExist) {
 		if err := d.mkdir(d.path); err != nil {

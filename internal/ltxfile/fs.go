@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"syscall"
+
+	"github.com/benbjohnson/litestream/internal/osfile"
 )
 
 // ErrDiskFull means that the file system, or the quota of our user, had no
@@ -35,14 +37,14 @@ type osFS struct{}
 func (osFS) Mkdir(name string, mode os.FileMode) error { return os.Mkdir(name, mode) }
 
 func (osFS) Create(name string, mode os.FileMode) (writeFile, error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, mode)
+	f, err := osfile.Create(name, mode)
 	if err != nil {
 		return nil, err // not f: a nil *os.File in an interface is not nil
 	}
 	return f, nil
 }
 
-func (osFS) Rename(oldName, newName string) error { return os.Rename(oldName, newName) }
+func (osFS) Rename(oldName, newName string) error { return osfile.Rename(oldName, newName) }
 
 func (osFS) Remove(name string) error { return os.Remove(name) }
 

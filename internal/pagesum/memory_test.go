@@ -63,9 +63,10 @@ func TestVolatile_LikeAFile(t *testing.T) {
 		if rnd.IntN(3) == 0 {
 			h.PageN = uint32(max(1, int(h.PageN)+rnd.IntN(41)-20))
 		}
-		if i%100 == 99 {
+		switch i % 100 {
+		case 99:
 			h.PageN = pagesum.MaxMemoryPages + uint32(rnd.IntN(3)) - 1
-		} else if i%100 == 50 {
+		case 50:
 			h.PageN = 10
 		}
 		changes := make([]pagesum.Change, rnd.IntN(8))

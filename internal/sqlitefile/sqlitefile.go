@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/benbjohnson/litestream/internal/osfile"
 	"github.com/benbjohnson/litestream/internal/wal"
 )
 
@@ -197,7 +198,7 @@ func settled(p wal.Print, now time.Time, margin time.Duration) bool {
 // rolled back by whoever opens the database next. A truncated or zeroed
 // journal is a finished one (SQLite file format, section 3).
 func HotJournal(path string) (bool, error) {
-	f, err := os.Open(JournalPath(path))
+	f, err := osfile.Open(JournalPath(path))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	} else if err != nil {

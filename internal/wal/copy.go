@@ -4,7 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+
+	"github.com/benbjohnson/litestream/internal/osfile"
 )
 
 // ErrMoved means that the log was restarted while it was copied. Try again.
@@ -22,7 +23,7 @@ type Copy struct {
 // error wraps ErrMoved if the log was restarted meanwhile.
 func CopyLog(path string, pageSize uint32, opt Options) (_ *Copy, err error) {
 	c := &Copy{Frames: newFrames(pageSize, opt)}
-	f, err := os.Open(path)
+	f, err := osfile.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, nil
 	} else if err != nil {

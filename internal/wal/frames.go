@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"sync"
 )
 
 // A FramePos is where a frame lies in the log and the cumulative checksum
@@ -130,6 +131,7 @@ func newFrames(pageSize uint32, opt Options) *Frames {
 // tell where and why the chain ended.
 func (f *Frames) scan(r io.ReaderAt, h *Header, off int64, sum Checksum, opt Options) error {
 	rd := newFrameReader(r, h, off, sum)
+	defer rd.release()
 	tx := make(map[uint32]int64)
 	var first FramePos
 	var txN int64
@@ -197,19 +199,33 @@ func (f *Frames) commit(tx map[uint32]int64, size uint32) {
 
 // frameReader reads the frames that continue a chain, many at a time.
 type frameReader struct {
-	r    io.ReaderAt
-	h    *Header
-	off  int64 // behind the last frame that next returned
-	sum  Checksum
-	buf  []byte
-	have []byte // unread part of buf
-	eof  bool
+	r      io.ReaderAt
+	h      *Header
+	off    int64 // behind the last frame that next returned
+	sum    Checksum
+	buf    []byte
+	have   []byte // unread part of buf
+	borrow *[]byte
+	reads  int
+	eof    bool
 }
 
 const readChunk = 128 << 10
 
+// readBuffers are the buffers of readers that were released.
+var readBuffers = sync.Pool{New: func() any { b := make([]byte, readChunk); return &b }}
+
 func newFrameReader(r io.ReaderAt, h *Header, off int64, sum Checksum) *frameReader {
-	return &frameReader{r: r, h: h, off: off, sum: sum}
+	rd := &frameReader{r: r, h: h, off: off, sum: sum}
+	rd.borrow, _ = readBuffers.Get().(*[]byte)
+	rd.buf = (*rd.borrow)[:0]
+	return rd
+}
+
+// release gives the buffer back. No page of next is valid any more.
+func (rd *frameReader) release() {
+	readBuffers.Put(rd.borrow)
+	rd.buf, rd.have, rd.borrow = nil, nil, nil
 }
 
 // next returns the next frame of the chain. The page is valid until the
@@ -237,18 +253,18 @@ func (rd *frameReader) next() (FrameHeader, []byte, Stop, error) {
 }
 
 // fill reads on behind what is unread. The first read is a single frame,
-// because most looks at a log find nothing new.
+// because most looks at a log find nothing new, the next is short, because most
+// commits are.
 func (rd *frameReader) fill(frame int) error {
-	want := max(frame, readChunk/frame*frame)
-	if rd.buf == nil {
-		want = frame
+	want := frame
+	switch rd.reads++; rd.reads {
+	case 1:
+	case 2:
+		want = max(frame, readChunk/8/frame*frame)
+	default:
+		want = readChunk / frame * frame
 	}
-	if cap(rd.buf) < want {
-		buf := make([]byte, want)
-		rd.buf = buf[:copy(buf, rd.have)]
-	} else {
-		rd.buf = rd.buf[:copy(rd.buf[:cap(rd.buf)], rd.have)]
-	}
+	rd.buf = rd.buf[:copy(rd.buf[:cap(rd.buf)], rd.have)]
 	n := len(rd.buf)
 	rd.buf = rd.buf[:want]
 	m, err := rd.r.ReadAt(rd.buf[n:], rd.off+int64(n))

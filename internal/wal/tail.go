@@ -8,6 +8,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+
+	"github.com/benbjohnson/litestream/internal/osfile"
 )
 
 // Reason names why a log does not provably continue at a cursor. It is a
@@ -70,7 +72,7 @@ func Tail(cur Cursor, src Source, opt Options) (Result, error) {
 	case cur.Main != src.Main.ID:
 		return Result{Reason: ReasonReplaced}, nil
 	}
-	f, err := os.Open(src.Path)
+	f, err := osfile.Open(src.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return tailWithoutLog(cur, src), nil
 	} else if err != nil {
