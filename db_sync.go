@@ -376,7 +376,7 @@ func (db *DB) afterCapture(opened bool) error {
 // spool returns how much of a log may be copied, and where to.
 func (db *DB) spool() wal.Options {
 	if t := db.tenant; t != nil {
-		return wal.Options{SpoolDir: t.stagingDir()} // a file there has no name
+		return wal.Options{SpoolDir: t.stateDir} // it is there, and the file has no name
 	}
 	return wal.Options{SpoolDir: db.metaPath}
 }

@@ -42,8 +42,6 @@ func newTenantDB(path string, mode *tenantMode) *DB {
 // acknowledged. It is volatile: no later process reads it.
 const stagingDir = "staging"
 
-func (t *tenantMode) stagingDir() string { return filepath.Join(t.stateDir, stagingDir) }
-
 // ledgersDir holds, below the state directory, the page ledgers that are too
 // large for the registry. It tells by a hash which one it means.
 const ledgersDir = "ledgers"
@@ -55,7 +53,11 @@ func (db *DB) tenantLedgerPath() string {
 // removeTenantLedger removes the page ledger of a database that the registry
 // forgets.
 func removeTenantLedger(stateDir, path string) error {
-	return pagesum.Remove(filepath.Join(stateDir, ledgersDir, tenantKey(path)))
+	err := os.Remove(filepath.Join(stateDir, ledgersDir, tenantKey(path)))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove page ledger: %w", err)
+	}
+	return nil
 }
 
 // tenantMetaPath is where a database of a fleet stages its files.
@@ -168,15 +170,8 @@ type tenantPosition struct {
 // has not acknowledged everything that was captured.
 var errNotCovered = errors.New("not everything that was captured is acknowledged")
 
-// position returns what the registry should know now.
-func (db *DB) position(ctx context.Context) (tenantPosition, error) {
-	if err := db.acquire(ctx); err != nil {
-		return tenantPosition{}, err
-	}
-	defer db.release()
-	return db.positionLocked()
-}
-
+// positionLocked returns what the registry should know now. The caller holds
+// exec.
 func (db *DB) positionLocked() (tenantPosition, error) {
 	p := tenantPosition{TXID: db.stage.ackedTXID(), Covered: db.covered()}
 	if !p.Covered {

@@ -31,9 +31,6 @@ func (db *DB) SeedUnconfirmed(txid ltx.TXID, ledger []byte) error {
 	return db.seedUnconfirmed(txid, ledger)
 }
 
-// Position calls position.
-func (db *DB) Position(ctx context.Context) (TenantPosition, error) { return db.position(ctx) }
-
 // Detach calls detach.
 func (db *DB) Detach(ctx context.Context) (TenantPosition, error) { return db.detach(ctx) }
 

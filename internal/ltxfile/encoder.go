@@ -32,6 +32,7 @@ type Encoder struct {
 	n        int64  // bytes written
 	crc      uint64
 	spillDir string
+	inMemory int      // bytes of the index that are
 	spill    *os.File // index entries before those in memory; has no name
 	b        *encoderBuffers
 }
@@ -57,7 +58,7 @@ func NewEncoder(w io.Writer, hdr ltx.Header, spillDir string) (*Encoder, error) 
 	if err != nil {
 		return nil, err
 	}
-	e := &Encoder{w: w, hdr: hdr, lockPgno: ltx.LockPgno(hdr.PageSize), spillDir: spillDir}
+	e := &Encoder{w: w, hdr: hdr, lockPgno: ltx.LockPgno(hdr.PageSize), spillDir: spillDir, inMemory: maxIndexBytes}
 	if err := e.write(head); err != nil {
 		return nil, err
 	}
@@ -98,7 +99,7 @@ func (e *Encoder) Page(pgno uint32, data []byte) error {
 	b = binary.AppendUvarint(b, uint64(e.n-int64(len(frame))))
 	e.b.index = binary.AppendUvarint(b, uint64(len(frame)))
 	e.prev = pgno
-	if len(e.b.index) >= maxIndexBytes {
+	if len(e.b.index) >= e.inMemory {
 		return e.spillIndex()
 	}
 	return nil

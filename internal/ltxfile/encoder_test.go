@@ -86,7 +86,7 @@ func compareEncoders(t *testing.T, rnd *rand.Rand, hdr ltx.Header, post ltx.Chec
 
 // The index of many pages waits in a file without a name.
 func TestEncoder_Spill(t *testing.T) {
-	hdr := ltx.Header{Version: ltx.Version, PageSize: 512, Commit: 300000, MinTXID: 1, MaxTXID: 1, Flags: ltx.HeaderFlagNoChecksum}
+	hdr := ltx.Header{Version: ltx.Version, PageSize: 512, Commit: 3000, MinTXID: 1, MaxTXID: 1, Flags: ltx.HeaderFlagNoChecksum}
 	var theirs, ours bytes.Buffer
 	dir := t.TempDir()
 	want, err := ltx.NewEncoder(&theirs)
@@ -100,6 +100,7 @@ func TestEncoder_Spill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	got.SetIndexInMemory(1000)
 	page := make([]byte, 512)
 	for pgno := uint32(1); pgno <= hdr.Commit; pgno++ {
 		page[0], page[1] = byte(pgno), byte(pgno>>8)

@@ -14,6 +14,9 @@ func (d Dir) WithFS(fs FileSystem) Dir {
 	return d
 }
 
+// SetIndexInMemory sets how many bytes of the page index are held in memory.
+func (e *Encoder) SetIndexInMemory(n int) { e.inMemory = n }
+
 // OSFS is the real file system.
 var OSFS FileSystem = osFS{}
 

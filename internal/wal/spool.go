@@ -60,11 +60,6 @@ func (s *spool) grow(n, limit int) {
 func (s *spool) spill() error {
 	if s.file == nil {
 		f, err := os.CreateTemp(s.dir, "wal-*.tmp")
-		if errors.Is(err, os.ErrNotExist) && s.dir != "" {
-			if err = os.MkdirAll(s.dir, 0o700); err == nil {
-				f, err = os.CreateTemp(s.dir, "wal-*.tmp")
-			}
-		}
 		if err != nil {
 			return fmt.Errorf("create spool: %w", err)
 		}
