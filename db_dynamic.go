@@ -50,6 +50,7 @@ type DynamicDB struct {
 
 	known, unsure bool // the registry has a position; it may not be the storage's
 
+	lookedAt   time.Time // end of the last look, or the opening
 	since      time.Time // oldest change that may not be replicated; zero: none
 	lastChange time.Time // newest capture, or the promotion
 	txid       ltx.TXID  // newest captured one that was taken note of
@@ -147,8 +148,23 @@ func (d *DynamicDB) ensureOpen(ctx context.Context) error {
 		d.state, d.err = LifecycleFailed, err
 		return err
 	}
-	d.m, d.state, d.err = m, LifecycleHot, nil
+	d.m, d.state, d.err, d.lookedAt = m, LifecycleHot, nil, d.fleet.now()
 	return nil
+}
+
+// watch makes a look due if the last one is long ago, and reports that. No hot
+// database may ever be left alone, whatever went wrong.
+func (d *DynamicDB) watch(patience time.Duration) bool {
+	if !d.mu.TryLock() {
+		return false // somebody works on it
+	}
+	defer d.mu.Unlock()
+	if d.state != LifecycleHot || !d.m.db.Replica.asked() || d.fleet.now().Sub(d.lookedAt) < patience {
+		return false
+	}
+	d.lookedAt = d.fleet.now()
+	d.fleet.store.look(d.m)
+	return true
 }
 
 // Close lets the database go and returns whether that could be done: not while
@@ -198,6 +214,7 @@ func (d *DynamicDB) synced(err error) {
 	if d.state != LifecycleHot {
 		return
 	}
+	d.lookedAt = d.fleet.now()
 	d.noteCapture()
 	if err == nil || !errors.Is(err, context.Canceled) {
 		d.looked = d.looked || d.m.db.Status().State != SyncStateUnknown

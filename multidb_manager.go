@@ -66,21 +66,22 @@ type MultiDBManager struct {
 	// waiting says that databases wait for a place among the hot ones.
 	waiting atomic.Bool
 
-	mu       sync.Mutex // guards what follows; never held across I/O
-	table    *dbTable
-	queue    promotionQueue
-	hot      map[uint32]*DynamicDB
-	reasons  map[uint32]*tenantFailure
-	paths    map[uint64]uint32 // replica paths, where the template does not keep them apart
-	upkeep   *upkeepQueue
-	underway map[uint32]*upkeepRun // maintenance that runs
-	bound    bool                  // the replica is known to be the one of the registry
-	empty    bool                  // and held nothing at the start
-	bindAt   time.Time
-	stopping bool          // what is left is replicated, and then the process ends
-	ended    bool          // what is still open has to be let go
-	idle     chan struct{} // closed when nothing is hot or queued, while stopping
-	scans    scanTotals
+	mu             sync.Mutex // guards what follows; never held across I/O
+	table          *dbTable
+	queue          promotionQueue
+	hot            map[uint32]*DynamicDB
+	reasons        map[uint32]*tenantFailure
+	paths          map[uint64]uint32 // replica paths, where the template does not keep them apart
+	upkeep         *upkeepQueue
+	underway       map[uint32]*upkeepRun // maintenance that runs
+	upkeepFailures map[uint32]uint8      // in a row
+	bound          bool                  // the replica is known to be the one of the registry
+	empty          bool                  // and held nothing at the start
+	bindAt         time.Time
+	stopping       bool          // what is left is replicated, and then the process ends
+	ended          bool          // what is still open has to be let go
+	idle           chan struct{} // closed when nothing is hot or queued, while stopping
+	scans          scanTotals
 }
 
 // NewMultiDBManager returns a manager that runs its databases in a store. It
@@ -116,6 +117,7 @@ func NewMultiDBManager(cfg MultiDBConfig, store *Store, clients TenantClients) (
 		reasons:           make(map[uint32]*tenantFailure),
 		upkeep:            newUpkeepQueue(),
 		underway:          make(map[uint32]*upkeepRun),
+		upkeepFailures:    make(map[uint32]uint8),
 		idle:              make(chan struct{}),
 		bindDelay:         backoff.Backoff{Min: time.Second, Max: maxTenantRetryIfIn},
 	}, nil
@@ -154,6 +156,7 @@ func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
 	}
 	m.mode = &tenantMode{
 		connections: m.store.resources.Connections, metrics: m.metrics, stateDir: m.cfg.StateDir,
+		checkpoint: m.cfg.Checkpoint == MultiDBCheckpointPassive,
 	}
 	m.shared = m.store.resources.tenants(m.cfg.MaxStagedBytes)
 	m.upkeeper = m.maintainer()

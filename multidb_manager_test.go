@@ -132,3 +132,30 @@ func TestMultiDBManager_Replicates(t *testing.T) {
 	defer f.close()
 	waitFor(t, "a clean restart", func() bool { return f.m.Counts()["clean"] == 20 })
 }
+
+// Maintenance opens a cold database for its snapshot. Afterwards it is let go,
+// or looked at like any other hot one: a change that follows is replicated.
+func TestMultiDBManager_ChangeAfterMaintenance(t *testing.T) {
+	f := newTestFleet(t)
+	insert := appWith(t, f.path(0), 1)
+	m := f.manager()
+	m.Levels = litestream.CompactionLevels{{Level: 0}, {Level: 1, Interval: 300 * time.Millisecond}}
+	if err := m.Open(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	snapshots := func() int {
+		names, err := filepath.Glob(filepath.Join(f.replica, "t000", "ltx", "9", "*.ltx"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(names)
+	}
+	for round := range 3 {
+		waitFor(t, "the database to rest", func() bool { return m.Counts()["clean"] == 1 })
+		before := snapshots()
+		insert(1)
+		waitFor(t, "the change to be replicated", func() bool { return f.restored(0) == round+2 })
+		waitFor(t, "a snapshot by maintenance", func() bool { return snapshots() > before })
+	}
+}

@@ -83,7 +83,7 @@ func (m *MultiDBManager) maintainOnce(ctx context.Context, i uint32, opt SyncOnc
 	}
 	if opt.EnforceRetention {
 		m.mu.Lock()
-		m.underway[i] = &upkeepRun{}
+		m.beginUpkeepLocked(i)
 		m.mu.Unlock()
 		m.maintain(ctx, i)
 	}

@@ -43,6 +43,7 @@ func (m *MultiDBManager) scan(ctx context.Context) {
 		return
 	}
 	m.endScan(res, start, &st)
+	m.watchHot()
 	m.dispatch()
 	m.warnUnmatched(res)
 	m.putSummary()
@@ -215,6 +216,27 @@ func (m *MultiDBManager) goneLocked(i uint32, s *DBState, now time.Time) bool {
 		m.upkeep.set(i, now.Add(m.cfg.DeletedRetention))
 	}
 	return true
+}
+
+// lookPatience is how long a hot database may be without a look. Its worker may
+// be waiting for a lock or for a slow disk, for which nothing is gained by a
+// second one.
+const lookPatience = 30 * time.Second
+
+// watchHot looks after hot databases that nobody looked at for long.
+func (m *MultiDBManager) watchHot() {
+	m.mu.Lock()
+	open := m.hotLocked()
+	m.mu.Unlock()
+	n := 0
+	for _, d := range open {
+		if d.watch(max(lookPatience, 2*m.cfg.ScanInterval)) {
+			n++
+		}
+	}
+	if n > 0 {
+		m.logger.Warn("hot databases were not looked at for long: looking again", "databases", n)
+	}
 }
 
 // warnUnmatched tells of patterns that match nothing, now and then.

@@ -170,8 +170,7 @@ func (m *MultiDBManager) seed(ctx context.Context, d *DynamicDB, db *DB) error {
 	if err != nil {
 		return err
 	}
-	m.noteFiles(d, func(f *tenantFiles) { err = f.UnmarshalBinary(files) })
-	if err != nil {
+	if err := m.loadFiles(d, files); err != nil {
 		m.logger.Debug("what was known of the replica's files is lost", "db", d.path, "error", err)
 	}
 	if d.unsure {

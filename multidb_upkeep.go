@@ -9,7 +9,10 @@ import (
 
 // upkeepRun is maintenance of one database that is under way. It keeps what is
 // known of the replica's files, whoever learns something.
-type upkeepRun struct{ files tenantFiles }
+type upkeepRun struct {
+	files tenantFiles
+	known bool // files was loaded
+}
 
 // maintainer is what carries out the maintenance of all databases.
 func (m *MultiDBManager) maintainer() *tenantMaintainer {
@@ -43,6 +46,19 @@ func (m *MultiDBManager) noteFiles(d *DynamicDB, change func(*tenantFiles)) {
 	}
 }
 
+// loadFiles gives an opened database what the registry knows of its files.
+// While maintenance runs, that knows more.
+func (m *MultiDBManager) loadFiles(d *DynamicDB, stored []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if run := m.underway[d.idx]; run != nil && run.known {
+		return nil
+	} else if run != nil {
+		run.known = true
+	}
+	return m.filesLocked(d).UnmarshalBinary(stored)
+}
+
 // maintainDue hands what is due to the workers, twice as many at a time as
 // there are of them.
 func (m *MultiDBManager) maintainDue() {
@@ -57,18 +73,34 @@ func (m *MultiDBManager) maintainDue() {
 		if m.table.At(i) == nil {
 			continue
 		}
-		m.underway[i] = &upkeepRun{}
-		if d := m.hot[i]; d != nil {
-			m.underway[i].files = d.files
-		}
+		m.beginUpkeepLocked(i)
 		m.store.resources.Snapshots.Submit(SnapshotTask{Key: i, Kind: "maintain", Run: func(ctx context.Context) {
 			m.maintain(ctx, i)
 		}})
 	}
 }
 
-// maintenanceRetry is the pause after maintenance that failed.
-const maintenanceRetry = 5 * time.Minute
+// beginUpkeepLocked takes over what is known of the files.
+func (m *MultiDBManager) beginUpkeepLocked(i uint32) {
+	run := &upkeepRun{}
+	if d := m.hot[i]; d != nil {
+		run.files, run.known = d.files, true
+	}
+	m.underway[i] = run
+}
+
+// Pauses after maintenance that failed, doubled with each failure in a row.
+const (
+	minUpkeepRetry = 5 * time.Minute
+	maxUpkeepRetry = time.Hour
+)
+
+// upkeepRetryLocked returns the pause after one more failure.
+func (m *MultiDBManager) upkeepRetryLocked(i uint32) time.Duration {
+	n := m.upkeepFailures[i]
+	m.upkeepFailures[i] = min(n+1, 10)
+	return min(minUpkeepRetry<<n, maxUpkeepRetry)
+}
 
 // maintain does what is due for one database and schedules what comes next.
 func (m *MultiDBManager) maintain(ctx context.Context, i uint32) {
@@ -77,29 +109,45 @@ func (m *MultiDBManager) maintain(ctx context.Context, i uint32) {
 	run := m.underway[i]
 	m.mu.Unlock()
 	err := m.maintainOne(ctx, i, path, run)
-	if err != nil && ctx.Err() == nil {
-		m.logger.Warn("maintenance of a replica: it is tried again", "db", path, "pause", maintenanceRetry, "error", err)
-	}
 	m.mu.Lock()
 	delete(m.underway, i)
 	if s := m.table.At(i); s != nil && m.table.Path(i) == path {
-		due := run.files.due(m.upkeeper.Settings, path)
-		if retry := m.now().Add(maintenanceRetry); err != nil && (due.IsZero() || due.Before(retry)) {
-			due = retry
-		} else if s.state == TenantGone {
-			due = earlier(due, deletedDue(s.Since(), m.cfg.DeletedRetention))
-		}
-		m.upkeep.set(i, due)
-		if d := m.hot[i]; d != nil {
-			d.files = run.files
-		} else {
-			rec := m.recordLocked(i)
-			rec.Files = run.files.encode()
-			m.put(rec, nil)
-		}
+		m.endUpkeepLocked(i, s, run, err)
 	}
 	m.mu.Unlock()
 	m.maintainDue()
+}
+
+// endUpkeepLocked keeps what maintenance found, and schedules what comes next.
+func (m *MultiDBManager) endUpkeepLocked(i uint32, s *DBState, run *upkeepRun, err error) {
+	path := m.table.Path(i)
+	due := run.files.due(m.upkeeper.Settings, path)
+	switch {
+	case err != nil:
+		m.metrics.maintained("run", failureClass(err))
+		pause := m.upkeepRetryLocked(i)
+		m.logger.Warn("maintenance of a replica: it is tried again", "db", path, "pause", pause, "error", err)
+		if retry := m.now().Add(pause); due.IsZero() || due.Before(retry) {
+			due = retry
+		}
+	case s.state == TenantGone:
+		due = earlier(due, deletedDue(s.Since(), m.cfg.DeletedRetention))
+		fallthrough
+	default:
+		m.metrics.maintained("run", "ok")
+		delete(m.upkeepFailures, i)
+	}
+	m.upkeep.set(i, due)
+	if !run.known {
+		return // nothing was learnt, so that nothing is overwritten
+	}
+	if d := m.hot[i]; d != nil {
+		d.files = run.files
+		return
+	}
+	rec := m.recordLocked(i)
+	rec.Files = run.files.encode()
+	m.put(rec, nil)
 }
 
 // earlier returns the earlier of two times, of which zero is never.
@@ -131,9 +179,10 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 	}
 	gone := s.state == TenantGone
 	deleted := deletedDue(s.Since(), m.cfg.DeletedRetention)
-	if !open && run.files == (tenantFiles{}) {
+	if !open && !run.known {
 		err = run.files.UnmarshalBinary(stored)
 	}
+	run.known = true
 	files := run.files
 	m.mu.Unlock()
 	if err != nil {
@@ -178,6 +227,7 @@ func (m *MultiDBManager) snapshotTenant(ctx context.Context, i uint32) (*ltx.Fil
 		return nil, err
 	}
 	defer d.release()
+	m.store.look(open) // and so on until it is let go
 	return m.store.snapshotTenant(ctx, open)
 }
 
