@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
@@ -91,6 +92,7 @@ type hotLoad struct {
 	fleet  *fleet
 	oracle *oracle
 	pause  time.Duration // between two commits of a tenant: at least this, at most twice
+	ramped atomic.Bool   // every tenant has been found to be hot
 
 	mu    sync.Mutex // guards rand and queue; not held across I/O
 	rand  *rand.Rand
@@ -164,8 +166,12 @@ func (l *hotLoad) work(ctx context.Context) error {
 		if pause(ctx, time.Until(d.at)) != nil {
 			return nil //nolint:nilerr // stopped
 		}
+		kind := rampCommit
+		if l.ramped.Load() {
+			kind = hotCommit
+		}
 		// A commit that has begun is finished, else it is unknown whether it counts.
-		if err := l.fleet.commit(context.WithoutCancel(ctx), l.oracle, l.conns[d.tenant], d.tenant, hotCommit); err != nil {
+		if err := l.fleet.commit(context.WithoutCancel(ctx), l.oracle, l.conns[d.tenant], d.tenant, kind); err != nil {
 			return err
 		}
 		l.put(d.tenant, d.at)

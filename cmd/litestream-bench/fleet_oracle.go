@@ -12,7 +12,8 @@ import (
 type commitKind uint8
 
 const (
-	hotCommit       commitKind = iota // a tenant that commits every few seconds
+	rampCommit      commitKind = iota // a tenant that is being found to be hot; not reported
+	hotCommit                         // a tenant that commits every few seconds
 	coldCommit                        // one commit after a rest, the application stays
 	coldCloseCommit                   // one commit after a rest, the application closes at once
 	burstCommit                       // one of a commit to every tenant

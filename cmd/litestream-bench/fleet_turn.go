@@ -233,21 +233,18 @@ func (t *fleetTurn) underLoad(ctx context.Context) (err error) {
 	if err := t.replica.watch(append(hot[:min(t.watched, len(hot)):min(t.watched, len(hot))], cold...)); err != nil {
 		return err
 	}
-	before, err := scrape(ctx, t.tool.addr)
-	if err != nil {
-		return err
-	}
 	load, err := t.startHotLoad(ctx, hot)
 	if err != nil {
 		return err
 	}
-	// The load ramps up, and the tool finds it, in a part that is not counted.
-	commits, begin := 0, time.Time{}
+	// The load begins, and a scan finds it, in a part that is not counted.
 	s := t.tool.sample(ctx, t.maxRSS)
-	ramp := pause(ctx, 2*t.hotPause)
+	ramp := pause(ctx, t.hotPause+t.scan+settle)
+	load.ramped.Store(true)
+	before, scrapeErr := scrape(ctx, t.tool.addr)
+	commits, begin := t.oracle.count(), time.Now()
 	cpu, err := t.tool.cpuWindow(func() error {
-		commits, begin = t.oracle.count(), time.Now()
-		return errors.Join(ramp, t.coldCommits(ctx, cold))
+		return errors.Join(ramp, scrapeErr, t.coldCommits(ctx, cold))
 	})
 	if err == nil {
 		t.run.set("load_commits", float64(t.oracle.count()-commits)/time.Since(begin).Seconds())
