@@ -45,6 +45,7 @@ type DynamicDB struct {
 	mu    sync.Mutex
 	state DBLifecycleState
 	err   error // of LifecycleFailed
+	ended bool  // it is let go for good
 	m     *managedDB
 	users int // who needs it open, beside the fleet's own looks
 
@@ -68,8 +69,7 @@ func (d *DynamicDB) begin(ctx context.Context) {
 	m := d.m
 	d.mu.Unlock()
 	switch {
-	case err != nil:
-		d.fleet.failed(d, err, nil)
+	case err != nil: // the fleet knows
 	case m.db.Replica.asked():
 		d.fleet.store.runSync(ctx, m)
 	default:
@@ -114,6 +114,7 @@ var errStopped = errors.New("the process ended before it was replicated")
 func (d *DynamicDB) noteUpload(info *ltx.FileInfo) {
 	now := d.fleet.now()
 	d.fleet.noteFiles(d, func(f *tenantFiles) { f.noteUpload(info, now) })
+	d.fleet.acknowledged(d, info.MaxTXID)
 	d.fleet.metrics.sent(info.Size)
 }
 
@@ -138,14 +139,21 @@ func (d *DynamicDB) EnsureOpen(ctx context.Context) (*DB, error) {
 	return d.m.db, nil
 }
 
+// errTenantEnded means that a database was let go meanwhile.
+var errTenantEnded = errors.New("database was let go meanwhile")
+
+// ensureOpen tells the fleet if it fails.
 func (d *DynamicDB) ensureOpen(ctx context.Context) error {
 	if d.state == LifecycleHot {
 		return nil
+	} else if d.ended {
+		return errTenantEnded
 	}
 	d.state = LifecycleOpening
 	m, err := d.fleet.openTenant(ctx, d)
 	if err != nil {
-		d.state, d.err = LifecycleFailed, err
+		d.state, d.err, d.ended = LifecycleFailed, err, true
+		d.fleet.failed(d, err, nil)
 		return err
 	}
 	d.m, d.state, d.err, d.lookedAt = m, LifecycleHot, nil, d.fleet.now()
@@ -189,7 +197,7 @@ func (d *DynamicDB) close(ctx context.Context) (tenantPosition, bool, error) {
 		return pos, false, err
 	}
 	d.fleet.store.dropTenant(d.m)
-	d.m, d.state = nil, LifecycleCold
+	d.m, d.state, d.ended = nil, LifecycleCold, true
 	return pos, true, err
 }
 
@@ -203,7 +211,7 @@ func (d *DynamicDB) abandon(ctx context.Context, reason error) error {
 		err = d.m.db.discard(ctx)
 		d.m = nil
 	}
-	d.state, d.err = LifecycleFailed, reason
+	d.state, d.err, d.ended = LifecycleFailed, reason, true
 	return err
 }
 
@@ -315,7 +323,7 @@ func (d *DynamicDB) settle() {
 	case tierFail:
 		reason := d.m.db.Status().Err
 		if n, _ := d.m.db.stage.pending(); n > 0 && d.sendErr != nil {
-			reason = d.sendErr
+			reason = fmt.Errorf("%w: %w", errNotSent, d.sendErr)
 		} else if d.m.db.Status().State == SyncStateEmpty {
 			reason = errNoPages
 		}

@@ -62,6 +62,9 @@ const (
 	tenantDeleted
 	// tenantLinked: the path is a symbolic link.
 	tenantLinked
+	// tenantDoomed: its replica is being deleted, so that nothing may be added to
+	// it before that is done.
+	tenantDoomed
 
 	// These two are the table's own.
 	tenantPrinted // there is a fingerprint

@@ -48,7 +48,16 @@ func (t *inodeTable) release(id wal.FileID, path string) {
 // errSecondPath means that two paths lead to one file.
 var errSecondPath = errors.New("is the same file as")
 
-// secondPath returns the error that names the path which owns a file.
-func secondPath(owner string) error {
-	return fmt.Errorf("%w %s, which is replicated already: remove one of the two, or the link", errSecondPath, owner)
+// secondPathError names the path that owns a file.
+type secondPathError struct{ owner string }
+
+// Error implements error.
+func (e *secondPathError) Error() string {
+	return fmt.Sprintf("%v %s, which is replicated already: remove one of the two, or the link", errSecondPath, e.owner)
 }
+
+// Unwrap implements the interface of errors.Is.
+func (e *secondPathError) Unwrap() error { return errSecondPath }
+
+// secondPath returns the error that names the path which owns a file.
+func secondPath(owner string) error { return &secondPathError{owner} }

@@ -112,6 +112,17 @@ func (q *promotionQueue) Delay(idx uint32, class queueClass, since, until time.T
 	q.put(&q.delayed, e)
 }
 
+// Hasten ends a delay at until, if that is sooner than it would.
+func (q *promotionQueue) Hasten(idx uint32, until time.Time) {
+	h, pos, ok := q.find(idx)
+	if !ok || h != &q.delayed || h.at(pos).key <= queueNanos(until) {
+		return
+	}
+	e := q.take(h, pos)
+	e.key = queueNanos(until)
+	q.put(h, e)
+}
+
 // Remove forgets a database and reports whether it was waiting or delayed.
 func (q *promotionQueue) Remove(idx uint32) bool {
 	h, pos, ok := q.find(idx)

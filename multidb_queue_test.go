@@ -41,6 +41,12 @@ func (m *queueModel) delay(idx uint32, class queueClass, since, until time.Time)
 	m.entries[m.find(idx)].until = until
 }
 
+func (m *queueModel) hasten(idx uint32, until time.Time) {
+	if i := m.find(idx); i >= 0 && m.entries[i].until.After(until) {
+		m.entries[i].until = until
+	}
+}
+
 func (m *queueModel) remove(idx uint32) bool {
 	i := m.find(idx)
 	if i >= 0 {
@@ -137,6 +143,9 @@ func TestPromotionQueue_Model(t *testing.T) {
 			case op < 6:
 				q.Delay(idx, class, since, until)
 				m.delay(idx, class, since, until)
+				until = now.Add(time.Duration(rnd.IntN(3000)) * time.Millisecond)
+				q.Hasten(idx^1, until)
+				m.hasten(idx^1, until)
 			case op < 7:
 				if got, want := q.Remove(idx), m.remove(idx); got != want {
 					t.Fatalf("round %d step %d: Remove(%d) = %v, want %v", round, step, idx, got, want)

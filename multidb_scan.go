@@ -71,7 +71,9 @@ func (m *MultiDBManager) observe(e *scan.Entry, start time.Time, st *scanStats) 
 	s.set(tenantDeleted, false)
 	switch s.state {
 	case TenantUnknown, TenantGone:
-		m.enqueueLocked(i, classOf(s), start)
+		if !s.has(tenantDoomed) { // else it is a new one in a moment
+			m.enqueueLocked(i, classOf(s), start)
+		}
 	case TenantClean:
 		if !m.table.Matches(i, &fp) {
 			st.Changed++
@@ -82,7 +84,7 @@ func (m *MultiDBManager) observe(e *scan.Entry, start time.Time, st *scanStats) 
 	case TenantFailed:
 		if f := m.reasons[i]; f != nil && f.fp != fp {
 			f.fp = fp
-			m.retryLocked(i, f, tenantRetry(f.tries, true), start)
+			m.hastenLocked(i, f, start)
 		}
 	case TenantQueued, TenantHot:
 	}
@@ -155,6 +157,8 @@ func (m *MultiDBManager) forgetLocked(i uint32) {
 	}
 	m.queue.Remove(i)
 	m.upkeep.remove(i)
+	delete(m.underway, i)
+	delete(m.upkeepFailures, i)
 	delete(m.reasons, i)
 	m.table.Remove(i)
 	m.reg.Delete(i + 1)
@@ -211,10 +215,8 @@ func (m *MultiDBManager) goneLocked(i uint32, s *DBState, now time.Time) bool {
 	m.queue.Remove(i)
 	delete(m.reasons, i)
 	s.state, s.changedAt, s.since = TenantGone, 0, secondsOf(now)
+	m.upkeep.set(i, earlier(m.upkeep.at(i), deletedDue(now, m.cfg.DeletedRetention)))
 	m.put(m.recordLocked(i), nil)
-	if m.cfg.DeletedRetention > 0 {
-		m.upkeep.set(i, now.Add(m.cfg.DeletedRetention))
-	}
 	return true
 }
 
@@ -277,6 +279,9 @@ func (m *MultiDBManager) recordLocked(i uint32) registry.Record {
 	if s.has(tenantRecheck) {
 		rec.State |= recordUnsure
 	}
+	if s.has(tenantDoomed) {
+		rec.State |= recordDoomed
+	}
 	rec.Fingerprint = m.table.Fingerprint(i)
 	if s.state == TenantGone {
 		rec.GoneAt = s.Since()
@@ -287,6 +292,9 @@ func (m *MultiDBManager) recordLocked(i uint32) registry.Record {
 	return rec
 }
 
-// recordUnsure marks, beside the state, a record whose database was let go
-// with an upload of unknown outcome.
-const recordUnsure = 0x80
+// Marks beside the state of a record.
+const (
+	recordUnsure = 0x80 // it was let go with an upload of unknown outcome
+	recordDoomed = 0x40 // the deletion of its replica has begun
+	recordMarks  = recordUnsure | recordDoomed
+)

@@ -170,6 +170,8 @@ func (m *MultiDBManager) loadLocked(rec *registry.Record, info registry.Info, no
 		}
 	case TenantGone:
 		s.state, s.since = TenantGone, secondsOf(rec.GoneAt)
+		s.set(tenantDoomed, rec.State&recordDoomed != 0)
+		m.upkeep.set(i, earlier(rec.Due, deletedDue(rec.GoneAt, m.cfg.DeletedRetention)))
 		s.set(tenantDeleted, true)
 	default: // it is looked at as if it were new
 	}

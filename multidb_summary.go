@@ -50,7 +50,7 @@ type FleetSummary struct {
 
 // RecordedState returns the state that a record of the registry holds. Beside
 // it the record may be marked as unsure.
-func RecordedState(b uint8) TenantState { return TenantState(b &^ recordUnsure) }
+func RecordedState(b uint8) TenantState { return TenantState(b &^ recordMarks) }
 
 // FleetWaiting is a database with a change that is not replicated.
 type FleetWaiting struct {

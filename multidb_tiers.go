@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/superfly/ltx"
+
 	"github.com/benbjohnson/litestream/internal/sqlitefile"
 	"github.com/benbjohnson/litestream/internal/wal"
 )
@@ -27,6 +29,11 @@ func (m *MultiDBManager) retryLocked(i uint32, f *tenantFailure, pause time.Dura
 	if !f.lasting {
 		m.queue.Delay(i, classOf(m.table.At(i)), now, now.Add(pause))
 	}
+}
+
+// hastenLocked tries a database that failed sooner, because it has changed.
+func (m *MultiDBManager) hastenLocked(i uint32, f *tenantFailure, now time.Time) {
+	m.queue.Hasten(i, now.Add(tenantRetry(f.tries, true)))
 }
 
 // dispatch makes databases hot, the one with the oldest change first, while
@@ -208,23 +215,54 @@ func (m *MultiDBManager) upToDate(d *DynamicDB) {
 	}
 }
 
+// acknowledged takes note of a position that the storage holds.
+func (m *MultiDBManager) acknowledged(d *DynamicDB, txid ltx.TXID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.table.At(d.idx); s != nil && m.hot[d.idx] == d {
+		s.txid = max(s.txid, txid)
+	}
+}
+
+// renamePause is how long a renamed file waits for the end of its old name.
+const renamePause = time.Second
+
+// renamed reports whether what is called a second path to a file is the only
+// one by now: the owner has not noticed yet.
+func renamed(path string, reason error) bool {
+	e, ok := errors.AsType[*secondPathError](reason)
+	if !ok {
+		return false
+	}
+	own, err := sqlitefile.Stat(path)
+	if err != nil {
+		return false
+	}
+	p, err := sqlitefile.Stat(e.owner)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && p.ID != own.ID
+}
+
 // failed takes note that a database cannot be replicated now.
 func (m *MultiDBManager) failed(d *DynamicDB, reason, closeErr error) {
 	if closeErr != nil {
 		m.logger.Warn("let go of database", "db", d.path, "error", closeErr)
 	}
+	moved := renamed(d.path, reason)
 	m.mu.Lock()
 	delete(m.hot, d.idx)
 	s := m.table.At(d.idx)
 	s.set(tenantRecheck, true) // an upload may have arrived all the same
-	switch {
+	switch now := m.now(); {
 	case m.ended: // the next process looks again
 		s.state = TenantUnknown
 		m.put(m.recordLocked(d.idx), nil)
 	case errors.Is(reason, errTenantGone):
 		s.state = TenantQueued
 		s.set(tenantDeleted, false)
-		m.goneLocked(d.idx, s, m.now())
+		m.goneLocked(d.idx, s, now)
+	case moved && !m.stopping:
+		s.state = TenantQueued
+		m.queue.Delay(d.idx, classOf(s), now, now.Add(renamePause))
 	default:
 		m.failLocked(d.idx, &tenantFailure{err: reason})
 	}

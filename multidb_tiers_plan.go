@@ -87,6 +87,10 @@ var errNoPages = errors.New("the file is empty: it becomes a database with the f
 
 // failureClass returns the kind of a failure, for metrics and the summary.
 func failureClass(err error) string {
+	// A cause such as "permission denied" may be the storage's, too.
+	if _, ok := errors.AsType[*ReplicaError](err); ok || errors.Is(err, errNotSent) {
+		return "replica"
+	}
 	for _, c := range []struct {
 		is    error
 		class string
@@ -107,11 +111,12 @@ func failureClass(err error) string {
 			return c.class
 		}
 	}
-	if _, ok := errors.AsType[*ReplicaError](err); ok {
-		return "replica"
-	}
 	return "other"
 }
+
+// errNotSent means that what was captured could not be sent, whatever the kind
+// of storage says about it.
+var errNotSent = errors.New("the replica does not hold the last changes")
 
 // errSamePath means that two databases would share one replica.
 var errSamePath = errors.New("has the replica path of another database")

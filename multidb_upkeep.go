@@ -2,6 +2,7 @@ package litestream
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -189,13 +190,7 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 		m.logger.Debug("what was known of the replica's files is lost", "db", path, "error", err)
 	}
 	if gone && !deleted.IsZero() && !deleted.After(m.now()) {
-		if err := m.upkeeper.deleteReplica(ctx, path, client); err != nil {
-			return err
-		}
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.forgetLocked(i)
-		return nil
+		return m.deleteTenant(ctx, i, path, client)
 	}
 	target := tenantTarget{Path: path, Client: client, Files: files, Note: func(change func(*tenantFiles)) {
 		m.mu.Lock()
@@ -208,27 +203,71 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 	return m.upkeeper.run(ctx, target)
 }
 
+// deleteTenant deletes the replica of a database that is gone, and forgets it.
+// If a file comes back meanwhile, it waits and is a new database afterwards:
+// what was added to a replica that is half deleted could not be restored.
+func (m *MultiDBManager) deleteTenant(ctx context.Context, i uint32, path string, client ReplicaClient) error {
+	m.mu.Lock()
+	s := m.table.At(i)
+	if s == nil || s.state != TenantGone {
+		m.mu.Unlock()
+		return nil // it has come back
+	}
+	s.set(tenantDoomed, true)
+	m.put(m.recordLocked(i), nil)
+	m.mu.Unlock()
+	if err := m.reg.Flush(ctx); err != nil { // a later process must know
+		return err
+	}
+	if err := m.upkeeper.deleteReplica(ctx, path, client); err != nil {
+		return err
+	}
+	err := removeTenantLedger(m.cfg.StateDir, path)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forgetLocked(i)
+	return err
+}
+
 // snapshotTenant opens a database, wherever it stands, and writes a snapshot of
 // it.
 func (m *MultiDBManager) snapshotTenant(ctx context.Context, i uint32) (*ltx.FileInfo, error) {
+	for {
+		d := m.ensureHot(i)
+		if d == nil {
+			return nil, errTenantGone
+		}
+		open, err := d.hold(ctx)
+		if errors.Is(err, errTenantEnded) {
+			continue // it is not among the hot ones any more
+		} else if err != nil {
+			return nil, err
+		}
+		defer d.release()
+		m.store.look(open) // and so on until it is let go
+		return m.store.snapshotTenant(ctx, open)
+	}
+}
+
+// ensureHot returns a database that is hot, and makes it so beyond the number
+// of places if it is not. It returns nil if its file is gone.
+func (m *MultiDBManager) ensureHot(i uint32) *DynamicDB {
 	m.mu.Lock()
-	d := m.hot[i]
-	if d == nil {
-		d = m.newDynamicLocked(i, m.now())
-		m.hot[i] = d
-		m.queue.Remove(i)
-		m.table.At(i).state = TenantHot
-		m.metrics.promoted()
+	defer m.mu.Unlock()
+	if d := m.hot[i]; d != nil {
+		return d
 	}
-	m.mu.Unlock()
-	open, err := d.hold(ctx)
-	if err != nil {
-		m.failed(d, err, nil)
-		return nil, err
+	s := m.table.At(i)
+	if s == nil || s.state == TenantGone {
+		return nil
 	}
-	defer d.release()
-	m.store.look(open) // and so on until it is let go
-	return m.store.snapshotTenant(ctx, open)
+	d := m.newDynamicLocked(i, m.now())
+	d.since = s.ChangedAt()
+	m.hot[i] = d
+	m.queue.Remove(i)
+	s.state = TenantHot
+	m.metrics.promoted()
+	return d
 }
 
 // noteCold applies a change to what is known of the files of a database that
