@@ -62,9 +62,15 @@ func (s *scene) run(bin string, levels []string, extra string) *daemon {
 		}
 	}
 	b.WriteString(extra)
+	return s.start(bin, b.String())
+}
+
+// start starts a program with a configuration.
+func (s *scene) start(bin, config string) *daemon {
+	s.t.Helper()
 	s.n++
 	conf := filepath.Join(s.dir, fmt.Sprintf("config-%d.yml", s.n))
-	if err := os.WriteFile(conf, []byte(b.String()), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte(config), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
 	d := &daemon{s: s, name: filepath.Base(bin), cmd: exec.Command(bin, "replicate", "-config", conf), log: conf + ".log"}

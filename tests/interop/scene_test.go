@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -103,19 +104,17 @@ func (s *scene) create(pageSize int, journalMode string) {
 }
 
 // image returns the bytes of the database with its log applied. Nobody writes
-// meanwhile.
+// meanwhile. Another process copies the files: if this one closed them, the
+// application would lose its locks (fcntl(2)), and look as if it were gone.
 func (s *scene) image() []byte {
 	s.t.Helper()
 	out := s.output()
 	for _, suffix := range []string{"", "-wal"} {
-		data, err := os.ReadFile(s.path + suffix)
-		if errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(s.path + suffix); errors.Is(err, os.ErrNotExist) {
 			continue
-		} else if err != nil {
-			s.t.Fatal(err)
 		}
-		if err := os.WriteFile(out+suffix, data, 0o600); err != nil {
-			s.t.Fatal(err)
+		if msg, err := exec.CommandContext(s.t.Context(), "cp", s.path+suffix, out+suffix).CombinedOutput(); err != nil {
+			s.t.Fatalf("copy %s: %v\n%s", s.path+suffix, err, msg)
 		}
 	}
 	db, err := sql.Open("sqlite3", "file:"+out)
