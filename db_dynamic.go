@@ -348,7 +348,14 @@ func (d *DynamicDB) hold(ctx context.Context) (*managedDB, error) {
 func (d *DynamicDB) release() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.users--; d.users == 0 && d.state == LifecycleHot {
+	d.users--
+	switch {
+	case d.users > 0 || d.state != LifecycleHot:
+	case d.looked:
 		d.settle()
+	case d.m.db.Replica.asked():
+		d.fleet.store.look(d.m) // it was opened for this use alone: nothing else lets it go
+	default:
+		d.fleet.store.contact(d.m)
 	}
 }

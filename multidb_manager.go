@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/benbjohnson/litestream/internal/backoff"
+	"github.com/benbjohnson/litestream/internal/knob"
 	"github.com/benbjohnson/litestream/internal/registry"
 	"github.com/benbjohnson/litestream/internal/scan"
-	"github.com/benbjohnson/litestream/internal/sqlitefile"
 )
 
 // TenantClients makes the storage clients of a fleet.
@@ -53,6 +53,7 @@ type MultiDBManager struct {
 	now      func() time.Time
 	started  time.Time
 	upkeeper *tenantMaintainer
+	knobs    knob.Fleet
 
 	run    context.Context // of everything; done when Close ran out of patience
 	cancel context.CancelFunc
@@ -142,8 +143,7 @@ func (m *MultiDBManager) Open(ctx context.Context) error {
 func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
 	m.metrics, m.logger, m.started = m.Metrics, m.Logger, m.now()
 	m.run, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	boot := sqlitefile.BootID()
-	if m.reg, err = registry.Open(ctx, m.cfg.StateDir, registry.Options{Logger: m.logger, BootID: boot}); err != nil {
+	if m.reg, err = registry.Open(ctx, m.cfg.StateDir, registry.Options{Logger: m.logger, BootID: m.bootID()}); err != nil {
 		return err
 	}
 	defer func() {

@@ -64,7 +64,21 @@ func (m *MultiDBManager) maintainAll(ctx context.Context, opt SyncOnceOptions) e
 		}})
 	}
 	wg.Wait()
+	m.awaitIdle(ctx)
 	return errors.Join(ctx.Err(), summarize(errs))
+}
+
+// awaitIdle waits until nothing is hot, or ctx is done.
+func (m *MultiDBManager) awaitIdle(ctx context.Context) {
+	idle := make(chan struct{})
+	m.mu.Lock()
+	m.stopping, m.idle = true, idle
+	m.checkIdleLocked()
+	m.mu.Unlock()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+	}
 }
 
 func (m *MultiDBManager) maintainOnce(ctx context.Context, i uint32, opt SyncOnceOptions) error {

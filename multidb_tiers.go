@@ -27,7 +27,7 @@ func (m *MultiDBManager) enqueueLocked(i uint32, class queueClass, since time.Ti
 // retryLocked tries a database that failed again after a pause.
 func (m *MultiDBManager) retryLocked(i uint32, f *tenantFailure, pause time.Duration, now time.Time) {
 	if !f.lasting {
-		m.queue.Delay(i, classOf(m.table.At(i)), now, now.Add(pause))
+		m.queue.Delay(i, classOf(m.table.At(i)), now, now.Add(m.retryPause(pause)))
 	}
 }
 
@@ -103,6 +103,7 @@ func (m *MultiDBManager) openTenant(ctx context.Context, d *DynamicDB) (*managed
 		return nil, err
 	}
 	db := newTenantDB(d.path, m.mode)
+	m.tuneTenant(db)
 	db.Checksums, db.Logger = m.cfg.Checksums, m.logger
 	db.Replica = NewReplicaWithClient(db, client)
 	db.Replica.SyncInterval = m.SyncInterval

@@ -17,10 +17,14 @@ type upkeepRun struct {
 
 // maintainer is what carries out the maintenance of all databases.
 func (m *MultiDBManager) maintainer() *tenantMaintainer {
+	grace := DefaultRetentionGrace
+	if m.knobs.Grace > 0 {
+		grace = m.knobs.Grace
+	}
 	return &tenantMaintainer{
 		Settings: maintenanceSettings{
 			Levels: m.Levels, SnapshotInterval: m.SnapshotInterval, SnapshotRetention: m.SnapshotRetention,
-			L0Retention: m.L0Retention, Grace: DefaultRetentionGrace, RetentionEnabled: m.RetentionEnabled,
+			L0Retention: m.L0Retention, Grace: grace, RetentionEnabled: m.RetentionEnabled,
 		},
 		StagingDir: m.mode.scratchDir(), Logger: m.logger, Now: m.now,
 	}
@@ -100,7 +104,7 @@ const (
 func (m *MultiDBManager) upkeepRetryLocked(i uint32) time.Duration {
 	n := m.upkeepFailures[i]
 	m.upkeepFailures[i] = min(n+1, 10)
-	return min(minUpkeepRetry<<n, maxUpkeepRetry)
+	return m.retryPause(min(minUpkeepRetry<<n, maxUpkeepRetry))
 }
 
 // maintain does what is due for one database and schedules what comes next.

@@ -19,3 +19,12 @@ type Store struct {
 	Grace      time.Duration    // how long files outlive their promise
 	RetryDelay time.Duration    // least pause after a failure
 }
+
+// Fleet are the knobs of a fleet of databases. A field that is zero leaves the
+// default.
+type Fleet struct {
+	Monitor  time.Duration // between two looks at a hot database
+	Grace    time.Duration // how long files outlive their promise
+	RetryMax time.Duration // longest pause after a failure
+	BootID   [16]byte      // of the machine
+}
