@@ -73,8 +73,8 @@ fuzz: ## every fuzz target, FUZZTIME (10s) each
 	scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: soak
-soak: upstream servers ## the property tests for SOAK_TIME (10m); SEED=n repeats a run
-	go test -race -timeout 0 ./internal/metamorphic -run '^TestSoak$$' -v -args -soak $(SOAK_TIME) -seed $(SEED)
+soak: upstream servers ## each property test for SOAK_TIME (10m); SEED=n repeats a run
+	go test -race -timeout 0 ./internal/metamorphic -run 'Soak$$' -v -args -soak $(SOAK_TIME) -seed $(SEED)
 	scripts/fuzz.sh 60s
 
 .PHONY: tools

@@ -197,9 +197,6 @@ func (w *world) loseReplica() error {
 	return os.RemoveAll(w.cfg.Replica)
 }
 
-// nextEpoch is above all that were tried.
-func (w *world) nextEpoch() uint64 { return w.attemptedNow().Epoch + 1 }
-
 // replaceFile puts another database in the place of this one.
 func (w *world) replaceFile(ctx context.Context) error {
 	other := filepath.Join(w.dir, "other")
@@ -337,19 +334,26 @@ func (w *world) restoreAndGoOn(ctx context.Context) error {
 		}
 		pause(ctx, 100*time.Millisecond)
 	}
-	m := moment{epoch, got.K}
-	w.try(m)
-	c, err := openApp(w.cfg.DB, "mode=rw&_busy_timeout=2000")
-	if err != nil {
+	if err := w.rebase(w.cfg.DB, moment{epoch, got.K}); err != nil {
 		return err
 	}
-	if err := errors.Join(c.exec("UPDATE moment SET epoch = ?", int64(epoch)), c.close()); err != nil {
-		return err
-	}
-	w.ack(m)
 	if w.repl == nil {
 		return w.startReplicator()
 	}
+	return nil
+}
+
+// rebase commits a database's step into another epoch.
+func (w *world) rebase(path string, m moment) error {
+	w.try(m)
+	c, err := openApp(path, "mode=rw&_busy_timeout=2000")
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(c.exec("UPDATE moment SET epoch = ?", int64(m.Epoch)), c.close()); err != nil {
+		return err
+	}
+	w.ack(m)
 	return nil
 }
 

@@ -16,18 +16,38 @@ import (
 	"github.com/benbjohnson/litestream/internal/sqlitefile"
 )
 
-// records are the rows of the manager's registry, by name.
+// records are the rows of the manager's registry, by name. There are none as
+// long as it is that of another replica, or is just being made.
 func (f *fleet) records(ctx context.Context) (map[string]registry.Record, error) {
 	r, err := registry.OpenReader(ctx, f.mcfg.State)
 	if err != nil {
-		return nil, err
+		return nil, untimely(ctx, err)
 	}
 	rows := make(map[string]registry.Record)
-	err = r.Load(ctx, func(rec *registry.Record) error {
-		rows[filepath.Base(rec.Path)] = *rec
+	info, err := r.Info(ctx)
+	if err == nil {
+		err = r.Load(ctx, func(rec *registry.Record) error {
+			rows[filepath.Base(rec.Path)] = *rec
+			return nil
+		})
+	}
+	err = errors.Join(err, r.Close())
+	epoch, eerr := os.ReadFile(filepath.Join(f.mcfg.Replica, "!litestream", "epoch"))
+	if err = errors.Join(err, eerr); err != nil {
+		return nil, untimely(ctx, err)
+	} else if strings.TrimSpace(string(epoch)) != info.Epoch {
+		return nil, nil
+	}
+	return rows, nil
+}
+
+// untimely drops an error that only says that something is being made, or that
+// there is no time left.
+func untimely(ctx context.Context, err error) error {
+	if errors.Is(err, registry.ErrChanged) || errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
 		return nil
-	})
-	return rows, errors.Join(err, r.Close())
+	}
+	return err
 }
 
 // claim holds the registry to its word: a database that counts as clean, and
@@ -50,10 +70,7 @@ func (f *fleet) claim(ctx context.Context, tenants []*tenant) (open []*tenant, e
 		looks[t] = l
 	}
 	rows, err := f.records(ctx)
-	switch {
-	case errors.Is(err, registry.ErrChanged), errors.Is(err, fs.ErrNotExist):
-		return tenants, nil // it is just being made
-	case err != nil:
+	if err != nil {
 		return nil, fmt.Errorf("read registry: %w", err)
 	}
 	for _, t := range tenants {

@@ -41,7 +41,7 @@ func (f *fleet) event(ctx context.Context) error {
 	case n < 38:
 		return f.restart()
 	case n < 44:
-		return f.killApp()
+		return f.killApp(ctx)
 	default:
 		return f.tenantEvent(ctx)
 	}
@@ -98,7 +98,7 @@ func (f *fleet) loseReplica() error {
 
 // killApp kills an application in the middle of what it does, or in a large
 // transaction. Another one goes on.
-func (f *fleet) killApp() error {
+func (f *fleet) killApp(ctx context.Context) error {
 	a := oneOf(f.rng, f.apps...)
 	t := oneOf(f.rng, f.all()...)
 	if a.names[t.name] && f.rng.IntN(2) == 0 {
@@ -106,7 +106,7 @@ func (f *fleet) killApp() error {
 		if err := a.order("spill " + t.name); err != nil {
 			return err
 		}
-		pause(context.Background(), between(f.rng, 0, 200*time.Millisecond))
+		pause(ctx, between(f.rng, 0, 200*time.Millisecond))
 	}
 	f.logf("application %d killed", a.cmd.Process.Pid)
 	a.end(true)
@@ -159,6 +159,7 @@ func (f *fleet) tenantEvent(ctx context.Context) error {
 			return f.remove(t)
 		}
 		return f.comeBack(ctx, t)
+	case tenantHere:
 	}
 	if t.resting && f.rng.IntN(2) == 0 {
 		f.take(t)
@@ -186,9 +187,9 @@ func (f *fleet) changeFile(ctx context.Context, t *tenant) error {
 	case n < 4:
 		return t.leaveWAL()
 	case n < 7:
-		return f.replace(t)
+		return f.replace(ctx, t)
 	case n < 10:
-		return f.copyOver(t)
+		return f.copyOver(ctx, t)
 	case n < 12:
 		return f.remove(t)
 	case n < 14:
@@ -211,7 +212,7 @@ func (f *fleet) comeBack(ctx context.Context, t *tenant) (err error) {
 	case n == 0 && t.kind == tenantAbsent && t.claimedNow() != (moment{}) && !t.mortal.Load():
 		err = f.restoreInPlace(ctx, t)
 	case n < 3:
-		err = f.replace(t)
+		err = f.replace(ctx, t)
 	default:
 		err = f.createInPlace(t)
 	}
@@ -289,7 +290,7 @@ func (t *tenant) removeLogs() error {
 }
 
 // replace puts another database in the place of this one, or of none.
-func (f *fleet) replace(t *tenant) error {
+func (f *fleet) replace(ctx context.Context, t *tenant) error {
 	path, m, err := f.spareDatabase(t)
 	if err != nil {
 		return err
@@ -301,7 +302,7 @@ func (f *fleet) replace(t *tenant) error {
 		if err := os.Rename(path, t.cfg.DB); err != nil {
 			return err
 		}
-		pause(context.Background(), between(f.rng, 0, 100*time.Millisecond))
+		pause(ctx, between(f.rng, 0, 100*time.Millisecond))
 	}
 	if err := t.removeLogs(); err != nil {
 		return err
@@ -320,7 +321,7 @@ func (f *fleet) arrived(t *tenant, m moment) error {
 }
 
 // copyOver writes another database into the file of this one.
-func (f *fleet) copyOver(t *tenant) error {
+func (f *fleet) copyOver(ctx context.Context, t *tenant) error {
 	path, m, err := f.spareDatabase(t)
 	if err != nil {
 		return err
@@ -340,7 +341,7 @@ func (f *fleet) copyOver(t *tenant) error {
 	}
 	half := len(b) / 2
 	_, err = w.Write(b[:half])
-	pause(context.Background(), between(f.rng, 0, 30*time.Millisecond))
+	pause(ctx, between(f.rng, 0, 30*time.Millisecond))
 	if err == nil {
 		_, err = w.Write(b[half:])
 	}

@@ -88,7 +88,7 @@ func (f *fleet) addTenant(name string) *tenant {
 	t := &tenant{name: name, world: &world{
 		seed: f.seed, dir: filepath.Join(f.dir, "work", name), rng: rand.New(rand.NewPCG(f.seed, h.Sum64())),
 		model: f.model, start: f.start, seen: make(map[ltx.TXID]moment),
-		cancel: func() { f.world.cancel() },
+		cancel: func() { f.cancel() },
 	}}
 	t.cfg = replicatorConfig{
 		DB:                filepath.Join(f.mcfg.Data, name),

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -76,15 +77,12 @@ func runFleetWriter(cfg fleetWriterConfig) error {
 func (w *fleetWriter) obey(verb, name string) error {
 	switch verb {
 	case "take":
-		w.names = append(w.names, name)
+		if !slices.Contains(w.names, name) {
+			w.names = append(w.names, name)
+		}
 		return nil
 	case "drop": // and tell when it is closed
-		for i, n := range w.names {
-			if n == name {
-				w.names = append(w.names[:i:i], w.names[i+1:]...)
-				break
-			}
-		}
+		w.names = slices.DeleteFunc(w.names, func(n string) bool { return n == name })
 		if err := w.close(name); err != nil {
 			return err
 		}
@@ -179,7 +177,6 @@ func (p namedLedger) say(what string, m moment) {
 // A fleetApp is the parent's side of a fleetWriter.
 type fleetApp struct {
 	*child
-	stream  uint64
 	names   map[string]bool
 	answers chan string // closed when the process has ended
 }

@@ -55,6 +55,18 @@ func runRole(role string, arg []byte) error {
 			return err
 		}
 		return runWriter(cfg.DB, cfg.Seed, cfg.Stream)
+	case "manager":
+		var cfg managerConfig
+		if err := json.Unmarshal(arg, &cfg); err != nil {
+			return err
+		}
+		return runManager(cfg)
+	case "fleet-writer":
+		var cfg fleetWriterConfig
+		if err := json.Unmarshal(arg, &cfg); err != nil {
+			return err
+		}
+		return runFleetWriter(cfg)
 	default:
 		return fmt.Errorf("unknown role %q", role)
 	}

@@ -139,6 +139,17 @@ func (m *model) beginEpoch(epoch uint64, pageSize int) {
 	m.epochs[epoch] = &epochModel{origin: make(map[uint64]uint64), rows: make(map[uint64]uint64), digests: []digest{{}}}
 }
 
+// nextEpoch is above all that began.
+func (m *model) nextEpoch() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	newest := uint64(0)
+	for epoch := range m.epochs {
+		newest = max(newest, epoch)
+	}
+	return newest + 1
+}
+
 // fork starts an epoch with the table of an earlier moment.
 func (m *model) fork(epoch uint64, from moment) {
 	m.mu.Lock()

@@ -53,50 +53,75 @@ type faults struct {
 	Lose int // it is done and the answer lost
 	Slow int // it takes up to 30 ms
 	Cut  int // an upload ends early
+	Hang int // it is not done, and that takes long
+}
+
+func (f *faults) parse(arg string) error {
+	n, err := fmt.Sscan(arg, &f.Fail, &f.Lose, &f.Slow, &f.Cut, &f.Hang)
+	if n == 4 {
+		return nil // it hangs only where that is asked for
+	}
+	return err
 }
 
 var errFault = errors.New("injected fault")
 
-// faultyClient is a file replica whose network is bad.
-type faultyClient struct {
-	*file.ReplicaClient
+// badNetwork decides what goes wrong. It is safe for concurrent use.
+type badNetwork struct {
 	rates atomic.Pointer[faults]
 
 	mu  sync.Mutex
 	rng *rand.Rand
 }
 
+func newBadNetwork(seed uint64) *badNetwork {
+	n := &badNetwork{rng: rand.New(rand.NewPCG(seed, 77))}
+	n.rates.Store(&faults{})
+	return n
+}
+
+// faultyClient is a file replica whose network is bad.
+type faultyClient struct {
+	*file.ReplicaClient
+	*badNetwork
+}
+
 func newFaultyClient(path string, seed uint64) *faultyClient {
-	c := &faultyClient{ReplicaClient: file.NewReplicaClient(path), rng: rand.New(rand.NewPCG(seed, 77))}
-	c.rates.Store(&faults{})
-	return c
+	return &faultyClient{file.NewReplicaClient(path), newBadNetwork(seed)}
 }
 
 // Location makes the replica's identity that of the plain client.
 func (c *faultyClient) Location() string { return c.Path() }
 
-func (c *faultyClient) hit(percent int) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.rng.IntN(100) < percent
+func (n *badNetwork) hit(percent int) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.rng.IntN(100) < percent
 }
 
-func (c *faultyClient) before(ctx context.Context) error {
-	f := c.rates.Load()
-	if c.hit(f.Slow) {
-		c.mu.Lock()
-		d := time.Duration(c.rng.IntN(30)) * time.Millisecond
-		c.mu.Unlock()
-		pause(ctx, d)
+func (n *badNetwork) delay(limit time.Duration) time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return between(n.rng, 0, limit)
+}
+
+func (n *badNetwork) before(ctx context.Context) error {
+	f := n.rates.Load()
+	if n.hit(f.Slow) {
+		pause(ctx, n.delay(30*time.Millisecond))
 	}
-	if c.hit(f.Fail) {
+	if n.hit(f.Hang) {
+		pause(ctx, n.delay(400*time.Millisecond))
+		return context.DeadlineExceeded
+	}
+	if n.hit(f.Fail) {
 		return errFault
 	}
 	return ctx.Err()
 }
 
-func (c *faultyClient) after(err error) error {
-	if err == nil && c.hit(c.rates.Load().Lose) {
+func (n *badNetwork) after(err error) error {
+	if err == nil && n.hit(n.rates.Load().Lose) {
 		return errFault
 	}
 	return err
@@ -107,6 +132,36 @@ func (c *faultyClient) LTXFiles(ctx context.Context, level int, seek ltx.TXID, u
 		return nil, err
 	}
 	return c.ReplicaClient.LTXFiles(ctx, level, seek, useMetadata)
+}
+
+// LTXTree implements litestream.TreeLister.
+func (c *faultyClient) LTXTree(ctx context.Context) ([]*ltx.FileInfo, error) {
+	if err := c.before(ctx); err != nil {
+		return nil, err
+	}
+	return c.ReplicaClient.LTXTree(ctx)
+}
+
+// ReadObject implements litestream.ObjectClient, like the next two.
+func (c *faultyClient) ReadObject(ctx context.Context, name string) ([]byte, error) {
+	if err := c.before(ctx); err != nil {
+		return nil, err
+	}
+	return c.ReplicaClient.ReadObject(ctx, name)
+}
+
+func (c *faultyClient) WriteObject(ctx context.Context, name string, data []byte, exclusive bool) error {
+	if err := c.before(ctx); err != nil {
+		return err
+	}
+	return c.after(c.ReplicaClient.WriteObject(ctx, name, data, exclusive))
+}
+
+func (c *faultyClient) Empty(ctx context.Context) (bool, error) {
+	if err := c.before(ctx); err != nil {
+		return false, err
+	}
+	return c.ReplicaClient.Empty(ctx)
 }
 
 func (c *faultyClient) OpenLTXFile(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, offset, size int64) (io.ReadCloser, error) {
@@ -153,6 +208,13 @@ func (c *faultyClient) DeleteLTXFiles(ctx context.Context, a []*ltx.FileInfo) er
 	return c.after(c.ReplicaClient.DeleteLTXFiles(ctx, a))
 }
 
+func (c *faultyClient) DeleteAll(ctx context.Context) error {
+	if err := c.before(ctx); err != nil {
+		return err
+	}
+	return c.after(c.ReplicaClient.DeleteAll(ctx))
+}
+
 // pause waits, unless ctx ends first.
 func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
@@ -179,10 +241,15 @@ func runReplicator(cfg replicatorConfig) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
+	return obey(func(verb, arg string) (string, error) { return s.do(ctx, verb, arg) })
+}
+
+// obey answers each line of the input by one, until its end or that of "close".
+func obey(do func(verb, arg string) (string, error)) error {
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
 		verb, arg, _ := strings.Cut(in.Text(), " ")
-		answer, err := s.do(ctx, verb, arg)
+		answer, err := do(verb, arg)
 		if err != nil {
 			answer = "err " + strings.ReplaceAll(err.Error(), "\n", "; ")
 		} else {
@@ -246,7 +313,7 @@ func (s *replicatorServer) do(ctx context.Context, verb, arg string) (string, er
 		return snap.MaxTXID.String(), errors.Join(copySnapshot(snap, arg), snap.Close())
 	case "faults":
 		var f faults
-		_, err := fmt.Sscan(arg, &f.Fail, &f.Lose, &f.Slow, &f.Cut)
+		err := f.parse(arg)
 		s.client.rates.Store(&f)
 		return "", err
 	case "audit":
@@ -280,16 +347,21 @@ func (s *replicatorServer) syncAll(ctx context.Context) (string, error) {
 }
 
 func (s *replicatorServer) audit() (string, error) {
-	families, err := s.reg.Gather()
+	return counterOf(s.reg, "litestream_audit_failure_count")
+}
+
+// counterOf reads a counter of a registry.
+func counterOf(reg *prometheus.Registry, name string) (string, error) {
+	families, err := reg.Gather()
 	if err != nil {
 		return "", err
 	}
 	for _, f := range families {
-		if f.GetName() == "litestream_audit_failure_count" {
+		if f.GetName() == name {
 			return fmt.Sprint(f.GetMetric()[0].GetCounter().GetValue()), nil
 		}
 	}
-	return "", errors.New("no audit counter")
+	return "", fmt.Errorf("no counter %s", name)
 }
 
 func copySnapshot(snap *litestream.StagedSnapshot, path string) (err error) {
