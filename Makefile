@@ -26,7 +26,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: build ## see it work: replicate a small database, restore it, compare
+run: build ## see it work: 1,000 databases, one of them lost and restored
 	@go run ./cmd/litestream-demo bin/litestream
 
 .PHONY: build

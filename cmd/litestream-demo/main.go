@@ -1,26 +1,32 @@
-// Command litestream-demo shows what litestream does, step by step: it makes a
-// small database, lets litestream replicate it to a folder while orders are
-// written, restores it, and compares both. `make run` runs it.
+// Command litestream-demo shows what litestream does for many databases, step
+// by step: it makes a database for each of a thousand tenants, has litestream
+// find and replicate them while some are written to, deletes one, restores it
+// by its path, and compares. `make run` runs it.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 )
 
 const (
-	firstOrders   = 1000
-	writeFor      = 6 * time.Second
+	tenants       = 1000
+	busyTenants   = 20
+	firstOrders   = 3 // of each tenant
+	writeFor      = 12 * time.Second
 	writeInterval = 20 * time.Millisecond
-	stopTimeout   = 30 * time.Second
+	patience      = 30 * time.Second // with any one step
 )
 
 func main() {
@@ -37,16 +43,22 @@ func main() {
 	}
 }
 
-// demo is one run: a shop and its backup, all below one folder.
+// demo is one run, all below one folder.
 type demo struct {
 	bin    string // litestream
-	shop   string // the application's database
-	backup string // folder of the replica
-	url    string // the same as a replica URL
+	dir    string
+	config string // of litestream
 	log    string // what litestream said while replicating
 	step   int
+	show   display
 }
 
+// tenant returns the path of a tenant's database.
+func (d *demo) tenant(i int) string {
+	return filepath.Join(d.dir, "data", fmt.Sprintf("p%d", i%10), "databases/main/branches/main/tenants", fmt.Sprintf("t%04d.db", i))
+}
+
+// run makes the folder, and removes it if all went well.
 func run(ctx context.Context, bin, dir string) error {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -58,112 +70,43 @@ func run(ctx context.Context, bin, dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	d := &demo{
-		bin:    bin,
-		shop:   filepath.Join(dir, "shop.db"),
-		backup: filepath.Join(dir, "backup"),
-		url:    "file://" + filepath.Join(abs, "backup"),
-		log:    filepath.Join(dir, "litestream.log"),
-	}
-	mid, err := d.replicate(ctx)
-	if err != nil {
+	d := &demo{bin: bin, dir: dir, config: filepath.Join(dir, "litestream.yml"), log: filepath.Join(dir, "litestream.log"), show: newDisplay(os.Stdout)}
+	config := fmt.Sprintf(`multi-db:
+  enabled: true
+  patterns: ["%[1]s/data/*/databases/*/branches/*/tenants/*.db"]
+  state-dir: %[1]s/state
+  scan-interval: 1s                      # 15s unless you say so
+  write-detection: {hot-duration: 3s}    # 15s
+  replica-template:
+    type: file
+    path: "%[1]s/backup/{{project}}/{{database}}/{{branch}}/{{tenant}}"
+`, abs)
+	if err := os.WriteFile(d.config, []byte(config), 0o600); err != nil {
 		return err
 	}
-	if err := d.restoreNewest(ctx, filepath.Join(dir, "restored.db")); err != nil {
-		return err
+	if err := d.all(ctx); err != nil {
+		return fmt.Errorf("%w\n(what there is lies in %s, litestream's log is %s)", err, dir, d.log)
 	}
-	if err := d.restoreAt(ctx, filepath.Join(dir, "earlier.db"), mid); err != nil {
-		return err
-	}
-	fmt.Printf("\nEverything is in %s, with litestream's log in %s.\n", dir, d.log)
-	return nil
+	fmt.Printf("\nThat was all. %s is removed again; examples/ has configurations to start with.\n", dir)
+	return os.RemoveAll(dir)
 }
 
-// replicate writes orders while litestream runs. It returns a time in between.
-func (d *demo) replicate(ctx context.Context) (mid time.Time, err error) {
-	s, err := openShop(ctx, d.shop)
-	if err != nil {
-		return mid, err
+func (d *demo) all(ctx context.Context) error {
+	d.title(fmt.Sprintf("An application has a database for each of %d tenants", tenants))
+	if err := d.makeTenants(ctx); err != nil {
+		return err
 	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-
-	d.title("An application has a database")
-	for range firstOrders {
-		if err := s.order(ctx); err != nil {
-			return mid, err
-		}
-	}
-	fmt.Printf("   %s holds %d orders\n", d.shop, s.n)
-
-	d.title("litestream replicates it to a folder, while more orders come in")
+	d.title("litestream finds all of them by one pattern, and makes their first backups")
 	stop, err := d.startLitestream(ctx)
 	if err != nil {
-		return mid, err
-	}
-	mid, err = d.writeOrders(ctx, s)
-	if err := errors.Join(err, stop()); err != nil {
-		return mid, err
-	}
-	files, size, err := usage(d.backup)
-	if err != nil {
-		return mid, err
-	}
-	fmt.Printf("   the application and litestream stop: %d orders, backup of %d files, %d KB\n", s.n, files, size>>10)
-	return mid, nil
-}
-
-// writeOrders writes for writeFor and says each second how far the backup is.
-func (d *demo) writeOrders(ctx context.Context, s *shop) (mid time.Time, err error) {
-	write, report := time.NewTicker(writeInterval), time.NewTicker(time.Second)
-	defer write.Stop()
-	defer report.Stop()
-	begin := time.Now()
-	for time.Since(begin) < writeFor {
-		select {
-		case <-ctx.Done():
-			return mid, ctx.Err()
-		case <-write.C:
-			if err := s.order(ctx); err != nil {
-				return mid, err
-			}
-		case now := <-report.C:
-			files, size, err := usage(d.backup)
-			if err != nil {
-				return mid, err
-			}
-			fmt.Printf("   %s  %d orders; backup: %d files, %d KB\n", now.Format(time.TimeOnly), s.n, files, size>>10)
-			if mid.IsZero() && now.Sub(begin) > writeFor/2 {
-				mid = now
-			}
-		}
-	}
-	return mid, nil
-}
-
-func (d *demo) restoreNewest(ctx context.Context, path string) error {
-	d.title("The database is restored from the backup alone")
-	if err := d.litestream(ctx, "restore", "-o", path, d.url); err != nil {
 		return err
 	}
-	n, err := compareShops(ctx, d.shop, path)
-	if err != nil {
-		return err
+	lost, err := d.replicate(ctx)
+	if err == nil {
+		d.title("The database of a tenant is deleted, and restored by its path")
+		err = d.loseAndRestore(ctx, lost)
 	}
-	fmt.Printf("   %s is sound and holds the same %d orders, each of them equal\n", path, n)
-	return nil
-}
-
-func (d *demo) restoreAt(ctx context.Context, path string, at time.Time) error {
-	d.title("And once more as it was earlier, at " + at.Format(time.TimeOnly))
-	if err := d.litestream(ctx, "restore", "-o", path, "-timestamp", at.UTC().Format(time.RFC3339Nano), d.url); err != nil {
-		return err
-	}
-	n, err := comparePrefix(ctx, d.shop, path)
-	if err != nil {
-		return err
-	}
-	fmt.Printf("   %s is sound and holds the first %d orders, those captured by then, each of them equal\n", path, n)
-	return nil
+	return errors.Join(err, stop())
 }
 
 func (d *demo) title(s string) {
@@ -171,8 +114,121 @@ func (d *demo) title(s string) {
 	fmt.Printf("\n%d. %s\n", d.step, s)
 }
 
+func (d *demo) makeTenants(ctx context.Context) error {
+	start := time.Now()
+	for i := range tenants {
+		if err := os.MkdirAll(filepath.Dir(d.tenant(i)), 0o755); err != nil {
+			return err
+		}
+		s, err := openShop(ctx, d.tenant(i))
+		if err != nil {
+			return err
+		}
+		for range firstOrders {
+			err = errors.Join(err, s.order(ctx))
+		}
+		if err := errors.Join(err, s.Close()); err != nil {
+			return err
+		}
+	}
+	fmt.Printf("   %s and %d more, made in %.1f s\n", d.tenant(0), tenants-1, time.Since(start).Seconds())
+	return nil
+}
+
+// replicate waits for the first backups and has some tenants write. It returns
+// one of those, all of which is replicated.
+func (d *demo) replicate(ctx context.Context) (lost int, err error) {
+	start := time.Now()
+	if err := d.watch(ctx, func(f fleet) bool { return f.States["clean"] == tenants }, 0); err != nil {
+		return 0, err
+	}
+	files, size, err := usage(filepath.Join(d.dir, "backup"))
+	if err != nil {
+		return 0, err
+	}
+	fmt.Printf("   all %d are replicated and at rest after %.1f s: %d files, %d KB\n", tenants, time.Since(start).Seconds(), files, size>>10)
+
+	d.title(fmt.Sprintf("%d tenants take orders, and litestream follows", busyTenants))
+	busy := rand.Perm(tenants)[:busyTenants]
+	orders, err := d.writeOrders(ctx, busy)
+	if err != nil {
+		return 0, err
+	}
+	fmt.Printf("   %d orders were written\n", orders)
+	lost = busy[0]
+	d.title("Nothing is written any more: the tenants that were hot go cold")
+	if err := d.watch(ctx, func(f fleet) bool { return f.States["clean"] == tenants }, orders); err != nil {
+		return 0, err
+	}
+	return lost, d.litestream(ctx, true, "status", "-config", d.config, d.tenant(lost))
+}
+
+// writeOrders has tenants write for a while, one order at a time.
+func (d *demo) writeOrders(ctx context.Context, busy []int) (n int, err error) {
+	var shops []*shop
+	defer func() {
+		for _, s := range shops {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	for _, i := range busy {
+		s, err := openShop(ctx, d.tenant(i))
+		if err != nil {
+			return 0, err
+		}
+		shops = append(shops, s)
+	}
+	write, report, end := time.NewTicker(writeInterval), time.NewTicker(time.Second), time.NewTimer(writeFor)
+	defer write.Stop()
+	defer report.Stop()
+	defer d.show.end()
+	for {
+		select {
+		case <-ctx.Done():
+			return n, ctx.Err()
+		case <-end.C:
+			return n, nil
+		case <-write.C:
+			if err := shops[rand.IntN(len(shops))].order(ctx); err != nil {
+				return n, err
+			}
+			n++
+		case <-report.C:
+			if f, ok := d.fleet(ctx); ok {
+				d.show.line(f.String() + fmt.Sprintf("; %d orders", n))
+			}
+		}
+	}
+}
+
+func (d *demo) loseAndRestore(ctx context.Context, lost int) error {
+	path := d.tenant(lost)
+	want, err := readOrders(ctx, path)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("   $ rm %s    # %d orders\n", path, len(want))
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := d.litestream(ctx, false, "restore", "-config", d.config, path); err != nil {
+		return err
+	}
+	got, err := readOrders(ctx, path)
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("the restored database holds %d orders, and not the %d that there were", len(got), len(want))
+	}
+	fmt.Printf("   it is sound and holds the same %d orders, each of them equal\n", len(got))
+	return nil
+}
+
 // startLitestream starts to replicate. The returned function ends it the way a
-// service manager does, and waits until everything is on the replica.
+// service manager does.
 func (d *demo) startLitestream(ctx context.Context) (stop func() error, err error) {
 	log, err := os.Create(d.log)
 	if err != nil {
@@ -180,11 +236,12 @@ func (d *demo) startLitestream(ctx context.Context) (stop func() error, err erro
 	}
 	defer log.Close()
 	ctx, cancel := context.WithCancel(ctx)
-	args := []string{"replicate", d.shop, d.url}
+	args := []string{"replicate", "-config", d.config}
 	cmd := exec.CommandContext(ctx, d.bin, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = stopTimeout
+	cmd.WaitDelay = patience
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt on the terminal reaches it through us only
 	fmt.Printf("   $ %s %s\n", d.bin, strings.Join(args, " "))
 	if err := cmd.Start(); err != nil {
 		cancel()
@@ -194,17 +251,21 @@ func (d *demo) startLitestream(ctx context.Context) (stop func() error, err erro
 		cancel()
 		// Its own exit status counts, not that we asked it to end.
 		if err := cmd.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-			return fmt.Errorf("litestream ended: %w (see %s)", err, d.log)
+			return fmt.Errorf("litestream ended: %w", err)
 		}
 		return nil
 	}, nil
 }
 
 // litestream runs a command of litestream that ends by itself.
-func (d *demo) litestream(ctx context.Context, args ...string) error {
+func (d *demo) litestream(ctx context.Context, show bool, args ...string) error {
 	fmt.Printf("   $ %s %s\n", d.bin, strings.Join(args, " "))
-	if out, err := exec.CommandContext(ctx, d.bin, args...).CombinedOutput(); err != nil {
+	out, err := exec.CommandContext(ctx, d.bin, args...).CombinedOutput()
+	if err != nil {
 		return fmt.Errorf("%s %s: %w\n%s", d.bin, args[0], err, out)
+	}
+	if show {
+		fmt.Printf("     %s\n", strings.ReplaceAll(strings.TrimSpace(string(out)), "\n", "\n     "))
 	}
 	return nil
 }
