@@ -58,6 +58,18 @@ func (p *metricsPage) sum(name string, labels ...string) (sum float64) {
 	return sum
 }
 
+// text lists the series of a name that are not 0, in order.
+func (p *metricsPage) text(name string) string {
+	var lines []string
+	for series, v := range p.values {
+		if n, _, _ := strings.Cut(series, "{"); n == name && v != 0 {
+			lines = append(lines, fmt.Sprintf("%s %v", series, v))
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
 // mean returns the mean of what a histogram observed since an earlier page, and
 // how many observations that were.
 func (p *metricsPage) mean(name string, before *metricsPage) (mean, n float64) {

@@ -341,18 +341,26 @@ func (t *fleetTurn) restart(ctx context.Context) error {
 	if err := t.tool.start(); err != nil {
 		return err
 	}
+	var last *metricsPage
+	var hot float64
 	err := t.tool.await(ctx, "restart", 50*time.Millisecond, t.patience, func() (bool, error) {
 		page, err := scrape(ctx, t.tool.addr)
 		if err != nil {
 			return false, nil //nolint:nilerr // it does not serve yet
 		}
+		last = page
 		scanned := page.sum(metricScanSeconds+"_count") > 0
-		return scanned && page.sum(metricDatabases, `state="clean"`) >= float64(t.fleet.n), nil
+		// Maintenance opens some databases that rest, at any moment.
+		hot = page.sum(metricDatabases, `state="hot"`)
+		return scanned && page.sum(metricDatabases, `state="clean"`)+hot >= float64(t.fleet.n), nil
 	})
-	if err != nil {
+	if err != nil && last != nil {
+		return fmt.Errorf("%w\n%s", err, last.text(metricDatabases))
+	} else if err != nil {
 		return err
 	}
 	t.run.set("restart_seconds", time.Since(begin).Seconds())
+	t.run.set("restart_hot", hot)
 	t.setRequests("restart_requests", 1)
 	u, err := t.tool.usage()
 	if err != nil {
