@@ -213,9 +213,10 @@ func TestMultiDB_TakesOver(t *testing.T) {
 		name   string
 		theirs bool // upstream replicated it before
 		byDir  bool // by its directory mode
-		back   bool // upstream goes on again afterwards, because checksums are off
+		back   bool // and it goes on again afterwards; upstream, because checksums are off
 	}{
 		{name: "from dbs"},
+		{name: "from dbs and back", back: true},
 		{name: "from upstream", theirs: true},
 		{name: "from upstream's directories", theirs: true, byDir: true},
 		{name: "from upstream and back", theirs: true, back: true},
@@ -232,7 +233,7 @@ func TestMultiDB_TakesOver(t *testing.T) {
 			if tt.byDir {
 				first = f.byDirectory
 			}
-			if tt.back {
+			if tt.back && tt.theirs {
 				f.extra = "checksums: false"
 			}
 
@@ -264,7 +265,7 @@ func TestMultiDB_TakesOver(t *testing.T) {
 				for range 3 {
 					commit()
 				}
-				waitFor(t, "compaction by upstream", func() bool { return s.newestOf(1) > merged })
+				waitFor(t, "compaction", func() bool { return s.newestOf(1) > merged })
 				d.stop()
 				s.remember()
 			}
