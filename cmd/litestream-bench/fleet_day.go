@@ -64,8 +64,12 @@ func (t *fleetTurn) burstOf(ctx context.Context, key string, kind commitKind, be
 	end := time.Now()
 	p, err := s.stop(err)
 	if err != nil {
-		if n := len(t.oracle.behind()); n > 0 {
-			t.run.Notes = append(t.run.Notes, fmt.Sprintf("%s: %s databases were not on the replica %s after its begin.", key, thousands(n), end.Sub(begin).Round(time.Second)))
+		if behind := t.oracle.behind(); len(behind) > 0 {
+			t.run.Notes = append(t.run.Notes, fmt.Sprintf("%s: %s databases were not on the replica %s after its begin, among them %s.",
+				key, thousands(len(behind)), end.Sub(begin).Round(time.Second), t.fleet.relPath(behind[0])))
+		}
+		if page, scrapeErr := scrape(ctx, t.tool.addr); scrapeErr == nil { // what the tool thinks of it
+			err = fmt.Errorf("%w\n%s", err, page.text(metricDatabases))
 		}
 		return err
 	}

@@ -210,14 +210,23 @@ func (r *fileReplica) sweepTenant(t int) error {
 	if err != nil {
 		return err
 	}
-	last := r.dirTime[t]
-	if dir.ModTime().Equal(last) {
+	seen := r.dirTime[t]
+	if dir.ModTime().Equal(seen) {
 		return nil
 	}
 	// Another file may come within the same tick of the clock.
-	if time.Since(dir.ModTime()) > time.Second {
+	rested := time.Since(dir.ModTime()) > time.Second
+	if err := r.sweepLevels(t, seen); err != nil {
+		return err
+	}
+	if rested {
 		r.dirTime[t] = dir.ModTime()
 	}
+	return nil
+}
+
+// sweepLevels reads files of a tenant, of level 0 those since last.
+func (r *fileReplica) sweepLevels(t int, last time.Time) error {
 	for _, level := range []int{0, 1, litestream.SnapshotLevel} {
 		entries, err := os.ReadDir(r.level(t, level))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
