@@ -66,7 +66,8 @@ type DB struct {
 	onStaged func() // told after a file was staged; set by the Store
 	metrics  *dbMetrics
 	shared   *sharedState
-	tenant   *tenantMode // nil unless the database is one of a fleet
+	tenant   *tenantMode     // nil unless the database is one of a fleet
+	staged   *ltxfile.Memory // small files of such a one
 }
 
 // dbKnobs are settings that tests change.
@@ -84,21 +85,21 @@ type dbKnobs struct {
 type dbState struct {
 	loaded bool
 	closed bool
-	// firstStaged is the first TXID whose file may lie in the staging folder
-	// of a database of a fleet.
-	firstStaged ltx.TXID
-	txid        ltx.TXID        // newest captured transaction; 0 is none
-	cursor      wal.Cursor      // what txid covers
-	ledger      *pagesum.Ledger // page checksums at txid; nil if none are held
-	handle      *dbHandle       // nil while nothing is open
-	inode       wal.FileID      // of the file, claimed for this path
+	txid   ltx.TXID        // newest captured transaction; 0 is none
+	cursor wal.Cursor      // what txid covers
+	ledger *pagesum.Ledger // page checksums at txid; nil if none are held
+	handle *dbHandle       // nil while nothing is open
+	inode  wal.FileID      // of the file, claimed for this path
 	// localFS is the inode that was found not to lie on a network file system.
 	localFS wal.FileID
 	seen    sqlitefile.Fingerprint
 	// leftover is the log of a file that was replaced, while it lies unchanged
 	// beside the new one.
 	leftover wal.Print
-	settled  bool // seen was older than the clock margin when it was taken
+	// below is the main file as it was when a view last read all of it, in a
+	// database of a fleet.
+	below   wal.Print
+	settled bool // seen was older than the clock margin when it was taken
 	// lookAt is when a large uncommitted transaction is looked at again.
 	lookAt time.Time
 	// suspended says that staging is full: nothing is captured or pinned
@@ -252,7 +253,7 @@ func (db *DB) ltxDir() ltxfile.Dir {
 	p := db.permissions()
 	dir := ltxfile.New(db.L0Dir(), p.DirMode, p.Mode, p.UID, p.GID)
 	if db.tenant != nil {
-		return dir.Volatile()
+		return dir.Volatile().InMemory(db.staged)
 	}
 	return dir
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/sqlitefile"
 )
 
 // DBLifecycleState says where a DynamicDB is between cold and hot.
@@ -50,6 +52,10 @@ type DynamicDB struct {
 	users int // who needs it open, beside the fleet's own looks
 
 	known, unsure bool // the registry has a position; it may not be the storage's
+	// seen is the fingerprint at that position; settled says that an equal one
+	// proves that nothing changed since.
+	seen    sqlitefile.Fingerprint
+	settled bool
 
 	lookedAt   time.Time // end of the last look, or the opening
 	since      time.Time // oldest change that may not be replicated; zero: none

@@ -58,7 +58,7 @@ func (db *DB) loadFiles() ([]stagedFile, error) {
 	}
 	for len(infos) > 0 {
 		last := infos[len(infos)-1]
-		_, _, err := ltxfile.Verify(dir.Path(last.Min, last.Max))
+		_, _, err := dir.Verify(last.Min, last.Max)
 		if err == nil && last.Min == last.Max {
 			break
 		}

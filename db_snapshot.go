@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -30,7 +31,7 @@ type StagedSnapshot struct {
 }
 
 // Open opens the local file for reading.
-func (s *StagedSnapshot) Open() (*os.File, error) { return s.dir.Open(1, s.MaxTXID) }
+func (s *StagedSnapshot) Open() (io.ReadCloser, error) { return s.dir.Open(1, s.MaxTXID) }
 
 // Close removes the local file.
 func (s *StagedSnapshot) Close() error { return s.dir.Remove(1, s.MaxTXID) }
@@ -110,7 +111,7 @@ func (db *DB) writeSnapshot(v *View) (_ *StagedSnapshot, err error) {
 	}
 	dir := ltxfile.New(filepath.Join(db.metaPath, "snapshot"), db.metaMode(), 0o600, -1, -1)
 	if db.tenant != nil {
-		dir = dir.Volatile()
+		dir = dir.Volatile().InMemory(ltxfile.NewMemory(db.tenant.staged))
 	}
 	f, err := dir.Create(1, db.st.txid)
 	if err != nil {

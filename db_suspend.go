@@ -80,7 +80,7 @@ func (db *DB) resume() bool {
 // unlearn takes the ledger back to an older position: the pages that the
 // dropped files held are unknown there.
 func (db *DB) unlearn(dir ltxfile.Dir, pages map[uint32]bool, txid ltx.TXID) error {
-	hdr, trailer, err := ltxfile.Verify(dir.Path(txid, txid))
+	hdr, trailer, err := dir.Verify(txid, txid)
 	if err != nil {
 		return fmt.Errorf("read position %s: %w", txid, err)
 	}

@@ -121,7 +121,7 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 		db.setState(SyncStateOK, nil)
 	}
 	if db.tenant != nil {
-		return db.tendTenant(ctx, fp)
+		return errors.Join(db.lookBelow(ctx, fp, now), db.tendTenant(ctx, fp), db.ownTouch(fp))
 	}
 	if err := db.checkpointIfNeeded(fp); err != nil {
 		return err
@@ -464,12 +464,8 @@ func (db *DB) publishTail(res wal.Result) (err error) {
 
 // nextCapture prepares the file of the next TXID.
 func (db *DB) nextCapture() *capture {
-	dir := db.ltxDir()
-	if db.st.txid < db.st.firstStaged {
-		dir = dir.Fresh()
-	}
 	return &capture{
-		dir: dir, txid: db.st.txid + 1, cursor: db.st.cursor, ledger: db.st.ledger,
+		dir: db.ltxDir(), txid: db.st.txid + 1, cursor: db.st.cursor, ledger: db.st.ledger,
 		checksums: db.Checksums, timestamp: db.knobs.now(), now: db.knobs.now,
 	}
 }
@@ -556,6 +552,7 @@ func (db *DB) captureView(v *View, reason wal.Reason) error {
 	} else if err != nil {
 		return classifyIO(err)
 	}
+	db.st.below = v.fp.Main
 	if out.file == nil { // nothing differs
 		db.st.cursor = v.Cursor
 		db.events().captured("none", string(reason))

@@ -6,12 +6,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/superfly/ltx"
 
+	"github.com/benbjohnson/litestream/internal/ltxfile"
 	"github.com/benbjohnson/litestream/internal/pagesum"
 	"github.com/benbjohnson/litestream/internal/sqlitefile"
 	"github.com/benbjohnson/litestream/internal/wal"
@@ -23,10 +26,11 @@ import (
 // the local state while it is cold is the fleet's registry's. One value serves
 // all databases of a fleet.
 type tenantMode struct {
-	connections *ConnectionPool    // for views that need a read transaction
-	metrics     *AggregatedMetrics // may be nil
-	stateDir    string             // where everything lies that is staged
-	checkpoint  bool               // PASSIVE, for applications that never checkpoint
+	connections *ConnectionPool       // for views that need a read transaction
+	metrics     *AggregatedMetrics    // may be nil
+	stateDir    string                // where everything lies that is staged
+	staged      *ltxfile.MemoryBudget // of small files that are staged
+	checkpoint  bool                  // PASSIVE, for applications that never checkpoint
 }
 
 // newTenantDB returns a database of a fleet with the default settings. It
@@ -34,6 +38,7 @@ type tenantMode struct {
 func newTenantDB(path string, mode *tenantMode) *DB {
 	db := NewDB(path)
 	db.tenant = mode
+	db.staged = ltxfile.NewMemory(mode.staged)
 	db.metaPath = tenantMetaPath(mode.stateDir, db.path)
 	return db
 }
@@ -112,7 +117,7 @@ func (db *DB) seedUnconfirmed(txid ltx.TXID, ledger []byte) error {
 	if db.st.loaded {
 		return fmt.Errorf("seed database %s: it is in use already", db.path)
 	}
-	db.st.txid, db.st.firstStaged = txid, txid+1
+	db.st.txid = txid
 	db.stage.reset(txid, nil)
 	db.seedLedger(ledger)
 	db.st.loaded = true
@@ -151,6 +156,63 @@ func (db *DB) seedLedger(b []byte) {
 	db.st.ledger = l
 }
 
+// remember gives a seeded database the fingerprint that the registry kept with
+// the position. settled says that an equal one proves that nothing changed.
+func (db *DB) remember(fp sqlitefile.Fingerprint, settled bool) {
+	db.st.seen, db.st.settled = fp, settled
+	if settled {
+		db.st.below = fp.Main
+	}
+	db.publish()
+}
+
+// lookBelow compares the main file with the page ledger where it was touched
+// and the log tells of nothing. Mostly that is a checkpoint; but somebody may
+// have copied another database over it. One that is large waits for the audit
+// of its next snapshot.
+func (db *DB) lookBelow(ctx context.Context, fp sqlitefile.Fingerprint, now time.Time) (err error) {
+	if db.Status().State == SyncStateUnknown && fp == db.st.seen {
+		db.setState(SyncStateOK, nil) // it is as the registry knows it
+	}
+	if fp != db.st.seen || db.lookedBelow() || !fp.Settled(now, clockMargin) {
+		return nil
+	}
+	opened, err := db.openForCapture(fp)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.afterCapture(opened)) }()
+	return db.captureDiff(ctx, "main-touched")
+}
+
+// ownTouch takes over what our own connection did to the fingerprint: SQLite
+// that runs as root gives a log that it opens to the owner of the database, and
+// that moves its change time. A write would have moved more than that.
+func (db *DB) ownTouch(fp sqlitefile.Fingerprint) error {
+	if !db.st.view.connected || fp != db.st.seen {
+		return nil
+	}
+	db.st.view.connected = false
+	after, err := sqlitefile.Take(db.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the next look finds out
+	} else if err != nil {
+		return err
+	}
+	touched := after.WAL.Ctime
+	after.WAL.Ctime = fp.WAL.Ctime
+	if after == fp {
+		db.st.seen.WAL.Ctime = touched
+	}
+	return nil
+}
+
+// lookedBelow reports whether nothing can have happened below the log that was
+// not looked at.
+func (db *DB) lookedBelow() bool {
+	return !db.st.cursor.HasFrames() || db.st.below == db.st.seen.Main || db.st.seen.Main.Size >= db.knobs.restBytes
+}
+
 // tenantPosition is what a database of a fleet leaves behind for the registry.
 type tenantPosition struct {
 	TXID ltx.TXID // newest acknowledged
@@ -177,7 +239,7 @@ func (db *DB) positionLocked() (tenantPosition, error) {
 	if !p.Covered {
 		return p, nil
 	}
-	p.Seen, p.Settled = db.st.seen, db.st.settled
+	p.Seen, p.Settled = db.st.seen, db.st.settled && db.lookedBelow()
 	if l := db.st.ledger; l != nil && l.Header().TXID != p.TXID {
 		return p, nil
 	}
@@ -200,16 +262,12 @@ func (db *DB) marshalLedger() ([]byte, error) {
 	return db.st.ledger.Marshal()
 }
 
-// keepSent is how many acknowledged files of a database of a fleet stay staged
-// while it is hot, for compactions to read.
-const keepSent = 64
-
-// sent removes a file that was acknowledged long ago.
+// sent removes a file of a fleet's database that was acknowledged.
 func (db *DB) sent(txid ltx.TXID) error {
-	if db.tenant == nil || txid <= keepSent {
+	if db.tenant == nil {
 		return nil
 	}
-	return db.ltxDir().Remove(txid-keepSent, txid-keepSent)
+	return db.ltxDir().Remove(txid, txid)
 }
 
 // covered reports whether the storage acknowledged everything that was
@@ -233,7 +291,7 @@ func (db *DB) demotable() bool {
 		return false
 	}
 	fp, err := sqlitefile.Take(db.path)
-	return err == nil && fp == db.st.seen
+	return err == nil && fp == db.st.seen && db.lookedBelow()
 }
 
 // detach closes a database of a fleet of which the storage holds everything,
@@ -276,16 +334,8 @@ func (db *DB) abandon() error {
 		db.st.ledger.Discard()
 		db.st.ledger = nil
 	}
-	dir := db.ltxDir()
-	acked := db.stage.ackedTXID()
-	first := db.st.firstStaged
-	if acked > keepSent {
-		first = max(first, acked-keepSent)
-	}
-	for txid := first; txid <= db.st.txid; txid++ {
-		err = errors.Join(err, dir.Remove(txid, txid))
-	}
-	db.stage.reset(acked, nil)
+	db.stage.reset(db.stage.ackedTXID(), nil)
+	err = errors.Join(err, db.ltxDir().RemoveAll())
 	db.shared.releaseInode(db.st.inode, db.path)
 	db.setState(SyncStateClosed, nil)
 	if rerr := syscall.Rmdir(db.metaPath); rerr == nil || errors.Is(rerr, os.ErrNotExist) {

@@ -17,7 +17,7 @@ import (
 // waits for longer than a slice and one read of viewReadAhead bytes, and the
 // application has most of the time between two slices to itself.
 const (
-	sliceWork  = 30 * time.Millisecond
+	sliceWork  = 10 * time.Millisecond
 	sliceTry   = 5 * time.Millisecond // between two tries to get the lock
 	slicePause = 2                    // times as long as the last slice
 )

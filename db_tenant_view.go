@@ -23,6 +23,8 @@ type tenantView struct {
 	// lockedSince is when a lock was first met that is still there, on a
 	// database that cannot be read while it is held.
 	lockedSince time.Time
+	// connected says that this look opened a connection.
+	connected bool
 	// busy says that the last capture took slices of the SHARED lock.
 	busy bool
 	// diffAt is when the next diff may be taken of a database that knows no
@@ -266,6 +268,7 @@ func (db *DB) connect(ctx context.Context, readOnly bool) (_ *PooledConn, err er
 		}
 		return release, nil
 	}
+	db.st.view.connected = true
 	c, err := db.tenant.connections.Acquire(wait, ConnectionRequest{
 		Path: db.path, Main: h.main, Inode: h.id, BusyTimeout: db.BusyTimeout, ReadOnly: readOnly, guard: guard,
 	})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/benbjohnson/litestream/internal/backoff"
 	"github.com/benbjohnson/litestream/internal/knob"
+	"github.com/benbjohnson/litestream/internal/ltxfile"
 	"github.com/benbjohnson/litestream/internal/registry"
 	"github.com/benbjohnson/litestream/internal/scan"
 )
@@ -76,6 +77,7 @@ type MultiDBManager struct {
 	upkeep         *upkeepQueue
 	underway       map[uint32]*upkeepRun // maintenance that runs
 	upkeepFailures map[uint32]uint8      // in a row
+	sameBoot       bool                  // as when the registry was written
 	bound          bool                  // the replica is known to be the one of the registry
 	empty          bool                  // and held nothing at the start
 	bindAt         time.Time
@@ -84,6 +86,10 @@ type MultiDBManager struct {
 	idle           chan struct{} // closed when nothing is hot or queued, while stopping
 	scans          scanTotals
 }
+
+// stagedMemory bounds the small files that wait for their upload in memory. At
+// a few hundred bytes for a commit of a small database it is seldom reached.
+const stagedMemory = 8 << 20
 
 // NewMultiDBManager returns a manager that runs its databases in a store. It
 // does nothing before Open.
@@ -157,6 +163,7 @@ func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
 	m.mode = &tenantMode{
 		connections: m.store.resources.Connections, metrics: m.metrics, stateDir: m.cfg.StateDir,
 		checkpoint: m.cfg.Checkpoint == MultiDBCheckpointPassive,
+		staged:     ltxfile.NewMemoryBudget(stagedMemory),
 	}
 	m.shared = m.store.resources.tenants(m.cfg.MaxStagedBytes)
 	m.upkeeper = m.maintainer()

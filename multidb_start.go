@@ -113,6 +113,7 @@ func (m *MultiDBManager) distrustLocked() {
 // load fills the table from the registry.
 func (m *MultiDBManager) load(ctx context.Context) error {
 	info := m.reg.Info()
+	m.sameBoot = info.SameBoot || info.Fresh
 	if !m.tenants.distinct() {
 		m.paths = make(map[uint64]uint32)
 	}

@@ -88,6 +88,7 @@ func (m *MultiDBManager) newDynamicLocked(i uint32, now time.Time) *DynamicDB {
 	return &DynamicDB{
 		fleet: m, idx: i, path: m.table.Path(i), txid: s.txid, lastChange: now,
 		known: s.txid > 0, unsure: s.has(tenantRecheck),
+		seen: m.table.Fingerprint(i), settled: s.has(tenantSettled) && m.sameBoot,
 	}
 }
 
@@ -182,9 +183,12 @@ func (m *MultiDBManager) seed(ctx context.Context, d *DynamicDB, db *DB) error {
 		m.logger.Debug("what was known of the replica's files is lost", "db", d.path, "error", err)
 	}
 	if d.unsure {
-		return db.seedUnconfirmed(d.txid, ledger)
+		err = db.seedUnconfirmed(d.txid, ledger)
+	} else {
+		err = db.seed(d.txid, ledger)
 	}
-	return db.seed(d.txid, ledger)
+	db.remember(d.seen, d.settled)
+	return err
 }
 
 // cooled takes note that a database was let go, with all of it replicated.

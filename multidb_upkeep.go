@@ -94,6 +94,9 @@ func (m *MultiDBManager) beginUpkeepLocked(i uint32) {
 	m.underway[i] = run
 }
 
+// upkeepSoon is the pause before maintenance of a database that was busy.
+const upkeepSoon = 2 * clockMargin
+
 // Pauses after maintenance that failed, doubled with each failure in a row.
 const (
 	minUpkeepRetry = 5 * time.Minute
@@ -128,6 +131,8 @@ func (m *MultiDBManager) endUpkeepLocked(i uint32, s *DBState, run *upkeepRun, e
 	path := m.table.Path(i)
 	due := run.files.due(m.upkeeper.Settings, path)
 	switch {
+	case errors.Is(err, errViewMoved), errors.Is(err, errPositionGone):
+		due = m.now().Add(upkeepSoon) // the database was written to at that moment
 	case err != nil:
 		m.metrics.maintained("run", failureClass(err))
 		pause := m.upkeepRetryLocked(i)

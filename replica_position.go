@@ -182,7 +182,6 @@ func (r *Replica) takeOver(t takeover, p positions, files []stagedFile) error {
 		return fmt.Errorf("remove local ltx files: %w", err)
 	}
 	db.stage.reset(p.remote, nil)
-	db.st.firstStaged = p.remote + 1
 	return nil
 }
 

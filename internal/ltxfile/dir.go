@@ -33,7 +33,7 @@ type Dir struct {
 	fileMode os.FileMode
 	uid, gid int
 	volatile bool
-	fresh    bool
+	memory   *Memory // nil: everything is a file
 	fs       fileSystem
 }
 
@@ -51,10 +51,10 @@ func (d Dir) Volatile() Dir {
 	return d
 }
 
-// Fresh returns the folder where it is probably not there yet, so that it is
-// made before the first file is tried.
-func (d Dir) Fresh() Dir {
-	d.fresh = true
+// InMemory returns the folder with its small files kept in memory. It has to be
+// volatile.
+func (d Dir) InMemory(m *Memory) Dir {
+	d.memory = m
 	return d
 }
 
@@ -77,12 +77,13 @@ type Info struct {
 // names are skipped; a missing folder is empty.
 func (d Dir) List() ([]Info, error) {
 	entries, err := os.ReadDir(d.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	} else if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list staged files: %w", err)
 	}
 	infos := make([]Info, 0, len(entries))
+	if d.memory != nil {
+		infos = append(infos, d.memory.list()...)
+	}
 	for _, e := range entries {
 		minTXID, maxTXID, ok := parseName(e.Name())
 		if !ok || !e.Type().IsRegular() {
@@ -109,7 +110,12 @@ func parseName(name string) (minTXID, maxTXID ltx.TXID, ok bool) {
 }
 
 // Open opens a complete file for reading. A missing one is fs.ErrNotExist.
-func (d Dir) Open(minTXID, maxTXID ltx.TXID) (*os.File, error) {
+func (d Dir) Open(minTXID, maxTXID ltx.TXID) (Reader, error) {
+	if d.memory != nil {
+		if r := d.memory.open(ltx.FormatFilename(minTXID, maxTXID)); r != nil {
+			return r, nil
+		}
+	}
 	f, err := osfile.Open(d.Path(minTXID, maxTXID))
 	if err != nil {
 		return nil, fmt.Errorf("open staged file: %w", err)
@@ -121,12 +127,18 @@ func (d Dir) Open(minTXID, maxTXID ltx.TXID) (*os.File, error) {
 // come back after a loss of power; it is then older than the newest one or
 // already uploaded, and verified before anyone believes it.
 func (d Dir) Remove(minTXID, maxTXID ltx.TXID) error {
+	if d.memory != nil && d.memory.remove(ltx.FormatFilename(minTXID, maxTXID)) {
+		return nil
+	}
 	return d.remove(d.Path(minTXID, maxTXID))
 }
 
 // RemoveAll deletes every LTX file of the folder, complete or not, and the
 // folder unless something else lies in it. A missing folder is no error.
 func (d Dir) RemoveAll() error {
+	if d.memory != nil && !d.memory.clear() {
+		return nil
+	}
 	entries, err := os.ReadDir(d.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -189,9 +201,10 @@ func CleanTemp(root string) error {
 	return nil
 }
 
-// Verify decodes a whole file and checks its checksums, in constant memory.
-func Verify(path string) (_ ltx.Header, _ ltx.Trailer, err error) {
-	f, err := os.Open(path)
+// Verify reads a staged file to its end and returns its header and trailer. The
+// error names what is wrong; one that could not be read is a *fs.PathError.
+func (d Dir) Verify(minTXID, maxTXID ltx.TXID) (_ ltx.Header, _ ltx.Trailer, err error) {
+	f, err := d.Open(minTXID, maxTXID)
 	if err != nil {
 		return ltx.Header{}, ltx.Trailer{}, fmt.Errorf("verify ltx file: %w", err)
 	}
@@ -200,7 +213,7 @@ func Verify(path string) (_ ltx.Header, _ ltx.Trailer, err error) {
 	dec := ltx.NewDecoder(NewGuard(bufio.NewReaderSize(f, bufferBytes)))
 	dec.SetRetainPageIndex(false)
 	if err := dec.Verify(); err != nil {
-		return ltx.Header{}, ltx.Trailer{}, fmt.Errorf("verify ltx file %s: %w", path, err)
+		return ltx.Header{}, ltx.Trailer{}, fmt.Errorf("verify ltx file %s: %w", d.Path(minTXID, maxTXID), err)
 	}
 	return dec.Header(), dec.Trailer(), nil
 }

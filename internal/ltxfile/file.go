@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/superfly/ltx"
@@ -21,7 +22,9 @@ var errDone = errors.New("staged file is finished")
 type File struct {
 	dir      Dir
 	min, max ltx.TXID
-	f        writeFile // nil after Commit and Abort
+	done     bool
+	mem      []byte    // while f is nil: what was written
+	f        writeFile // nil while the file is small and kept in memory
 	buf      *bufio.Writer
 	size     int64
 	err      error // first failure; the file cannot be completed any more
@@ -30,42 +33,74 @@ type File struct {
 // Create begins to stage the file of a range under a temporary name. The
 // folder is made when it is missing. The caller ends it with Commit or Abort.
 func (d Dir) Create(minTXID, maxTXID ltx.TXID) (*File, error) {
-	name := d.Path(minTXID, maxTXID)
-	if d.fresh {
-		if err := d.mkdir(d.path); err != nil {
-			return nil, fmt.Errorf("stage %s: %w", name, classify(err))
-		}
+	f := &File{dir: d, min: minTXID, max: maxTXID}
+	if d.memory != nil {
+		return f, nil
 	}
-	f, err := d.fs.Create(name+TempSuffix, d.fileMode)
+	return f, f.create()
+}
+
+// create begins the file in the folder.
+func (f *File) create() error {
+	d, name := f.dir, f.Name()
+	w, err := d.fs.Create(name+TempSuffix, d.fileMode)
 	if errors.Is(err, os.ErrNotExist) {
 		if err := d.mkdir(d.path); err != nil {
-			return nil, fmt.Errorf("stage %s: %w", name, classify(err))
+			return fmt.Errorf("stage %s: %w", name, classify(err))
 		}
-		f, err = d.fs.Create(name+TempSuffix, d.fileMode)
+		w, err = d.fs.Create(name+TempSuffix, d.fileMode)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("stage %s: %w", name, classify(err))
+		return fmt.Errorf("stage %s: %w", name, classify(err))
 	}
 	d.chown(name + TempSuffix)
-	buf, _ := fileBuffers.Get().(*bufio.Writer)
-	buf.Reset(f)
-	return &File{dir: d, min: minTXID, max: maxTXID, f: f, buf: buf}, nil
+	f.f = w
+	f.buf, _ = fileBuffers.Get().(*bufio.Writer)
+	f.buf.Reset(w)
+	return nil
 }
 
-// fileBuffers are the buffers of finished files: most files are much smaller.
+// spill moves what was written from memory to the folder.
+func (f *File) spill() error {
+	f.dir.memory.spilled()
+	if err := f.create(); err != nil {
+		return err
+	}
+	b := f.mem
+	f.mem = nil
+	if _, err := f.buf.Write(b); err != nil {
+		return fmt.Errorf("write %s: %w", f.Name(), classify(err))
+	}
+	return nil
+}
+
 var fileBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, bufferBytes) }}
 
-// finish takes the file and its buffer away.
+// finish gives the buffer back.
 func (f *File) finish() {
-	f.buf.Reset(nil)
-	fileBuffers.Put(f.buf)
-	f.f, f.buf = nil, nil
+	f.done = true
+	if f.buf != nil {
+		f.buf.Reset(nil)
+		fileBuffers.Put(f.buf)
+	}
+	f.f, f.buf, f.mem = nil, nil, nil
 }
 
-// Write appends to the file through a buffer.
+// Write appends to the file. After an error every further call fails, and so
+// does Commit.
 func (f *File) Write(p []byte) (int, error) {
-	if f.f == nil {
+	switch {
+	case f.done:
 		return 0, errDone
+	case f.f == nil && len(f.mem)+len(p) <= maxMemoryFile:
+		f.mem = append(f.mem, p...)
+		f.size += int64(len(p))
+		return len(p), nil
+	case f.f == nil:
+		if err := f.spill(); err != nil {
+			f.err = err
+			return 0, err
+		}
 	}
 	n, err := f.buf.Write(p)
 	f.size += int64(n)
@@ -87,8 +122,17 @@ func (f *File) Name() string { return f.dir.Path(f.min, f.max) }
 // After an error the name holds what it held before, or nothing; the caller
 // stages the range again.
 func (f *File) Commit() error {
-	if f.f == nil {
+	if f.done {
 		return errDone
+	}
+	if f.f == nil && f.err == nil {
+		if f.dir.memory.put(ltx.FormatFilename(f.min, f.max), slices.Clip(f.mem)) {
+			f.finish()
+			return nil
+		}
+		if err := f.spill(); err != nil {
+			return errors.Join(err, f.Abort())
+		}
 	}
 	if err := f.seal(); err != nil {
 		return errors.Join(err, f.Abort())
@@ -133,7 +177,11 @@ func (f *File) seal() error {
 // Abort deletes the unfinished file. After Commit, and when called again, it
 // does nothing, so that it may be deferred.
 func (f *File) Abort() error {
+	if f.done {
+		return nil
+	}
 	if f.f == nil {
+		f.finish()
 		return nil
 	}
 	// The file is thrown away, and Commit may have closed it already.

@@ -111,7 +111,7 @@ func TestDir_StageListRemove(t *testing.T) {
 	if diff := cmp.Diff(want, infos, cmpopts.IgnoreFields(ltxfile.Info{}, "ModTime")); diff != "" {
 		t.Fatalf("list (-want +got):\n%s", diff)
 	}
-	hdr, _, err := ltxfile.Verify(d.Path(16, 16))
+	hdr, _, err := d.Verify(16, 16)
 	if err != nil || hdr.MinTXID != 16 {
 		t.Fatalf("verify: %v, min=%s", err, hdr.MinTXID)
 	}
@@ -309,7 +309,7 @@ func TestStage_EveryFault(t *testing.T) {
 					if n < 10 {
 						t.Fatalf("succeeded with %d good calls, want more calls", n)
 					}
-					if _, _, err := ltxfile.Verify(d.Path(3, 3)); err != nil || len(infos) != 1 {
+					if _, _, err := d.Verify(3, 3); err != nil || len(infos) != 1 {
 						t.Fatalf("after success: %v, %v", infos, err)
 					}
 					return // no call was left to fail
@@ -343,7 +343,7 @@ func TestStage_FaultKeepsOldFile(t *testing.T) {
 		if err == nil {
 			return
 		}
-		hdr, _, verr := ltxfile.Verify(d.Path(3, 3))
+		hdr, _, verr := d.Verify(3, 3)
 		if errors.Is(verr, fs.ErrNotExist) && strings.Contains(err.Error(), "sync folder") {
 			continue
 		}
@@ -396,11 +396,11 @@ func TestVerify_Damaged(t *testing.T) {
 		if err := os.WriteFile(path, data[:n], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := ltxfile.Verify(path); err == nil {
+		if _, _, err := d.Verify(2, 2); err == nil {
 			t.Fatalf("first %d of %d bytes verified", n, len(data))
 		}
 	}
-	if _, _, err := ltxfile.Verify(path + "x"); !errors.Is(err, fs.ErrNotExist) {
+	if _, _, err := d.Verify(3, 3); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("missing: %v", err)
 	}
 }
