@@ -124,6 +124,7 @@ func (m *MultiDBManager) load(ctx context.Context) error {
 	err := m.reg.Load(ctx, func(rec *registry.Record) error {
 		if !m.loadLocked(rec, info, now) {
 			unwanted = append(unwanted, rec.ID)
+			m.forgotten = append(m.forgotten, rec.Path)
 		}
 		return nil
 	})
