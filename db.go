@@ -100,6 +100,8 @@ type dbState struct {
 	// database of a fleet.
 	below   wal.Print
 	settled bool // seen was older than the clock margin when it was taken
+	// capturedFrom is the begin of the last look that captured everything.
+	capturedFrom time.Time
 	// lookAt is when a large uncommitted transaction is looked at again.
 	lookAt time.Time
 	// suspended says that staging is full: nothing is captured or pinned

@@ -51,6 +51,7 @@ type DynamicDB struct {
 	m     *managedDB
 	users int // who needs it open, beside the fleet's own looks
 
+	retried       bool // it failed the last time
 	known, unsure bool // the registry has a position; it may not be the storage's
 	// seen is the fingerprint at that position; settled says that an equal one
 	// proves that nothing changed since.
@@ -97,20 +98,26 @@ func (d *DynamicDB) lookAgain() {
 func (d *DynamicDB) leave(ctx context.Context) (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.state != LifecycleHot {
+	if d.ended {
 		return true, nil
-	}
-	pos, ok, err := d.close(ctx)
-	if ok && d.looked {
-		d.fleet.cooled(d, pos)
-		return true, err
 	}
 	reason := d.sendErr
 	if reason == nil {
 		reason = fmt.Errorf("sync %s: %w", d.path, errStopped)
 	}
-	d.fleet.failed(d, reason, d.abandon(ctx, reason))
-	return false, reason
+	current := d.state == LifecycleHot && d.current()
+	pos, ok, err := d.close(ctx)
+	switch {
+	case !ok || !d.looked:
+		d.fleet.failed(d, reason, d.abandon(ctx, reason))
+		return false, reason
+	case !current:
+		d.fleet.cooled(d, pos)
+		return false, reason
+	default:
+		d.fleet.cooled(d, pos)
+		return true, err
+	}
 }
 
 // errStopped means that the process ended before a database was replicated.
@@ -244,6 +251,7 @@ func (d *DynamicDB) uploaded(err error) {
 		return
 	}
 	d.sendErr = err
+	d.fleet.noteUnsent(d, err)
 	switch now := d.fleet.now(); {
 	case err == nil:
 		d.failing = time.Time{}
@@ -290,10 +298,10 @@ func (d *DynamicDB) facts() tierFacts {
 	f := tierFacts{
 		state: st.State, pending: pending, suspended: st.Suspended, looked: d.looked,
 		settled: st.Settled, quiet: now.Sub(d.lastTouched(st.ChangedAt, now)),
-		permanent: IsPermanent(d.sendErr), users: d.users, waiting: d.fleet.crowded(),
+		permanent: IsPermanent(d.sendErr), retried: d.retried, users: d.users, waiting: d.fleet.crowded(),
 	}
 	if !d.failing.IsZero() {
-		f.sendFailing = now.Sub(d.failing)
+		f.sendFailed, f.sendFailing = true, now.Sub(d.failing)
 	}
 	return f
 }
@@ -313,7 +321,7 @@ func (d *DynamicDB) settle() {
 	switch decideTier(d.facts(), d.fleet.cfg.HotDuration) {
 	case tierStay:
 	case tierCool:
-		if !d.fleet.crowded() && !d.m.db.demotable() {
+		if !d.fleet.looksAgain() && !d.current() {
 			return // it has changed since, or somebody works on it
 		}
 		pos, ok, err := d.close(ctx)
@@ -327,10 +335,11 @@ func (d *DynamicDB) settle() {
 		reason := fmt.Errorf("sync %s: %w", d.path, errTenantGone)
 		d.fleet.failed(d, reason, d.abandon(ctx, reason))
 	case tierFail:
-		reason := d.m.db.Status().Err
-		if n, _ := d.m.db.stage.pending(); n > 0 && d.sendErr != nil {
-			reason = fmt.Errorf("%w: %w", errNotSent, d.sendErr)
-		} else if d.m.db.Status().State == SyncStateEmpty {
+		st := d.m.db.Status()
+		reason := st.Err
+		if n, _ := d.m.db.stage.pending(); d.sendErr != nil && (n > 0 || reason == nil) {
+			reason = unsent(d.sendErr)
+		} else if st.State == SyncStateEmpty {
 			reason = errNoPages
 		}
 		d.fleet.failed(d, reason, d.abandon(ctx, reason))
@@ -339,6 +348,13 @@ func (d *DynamicDB) settle() {
 
 // errTenantGone means that the file of a database is no longer there.
 var errTenantGone = errors.New("file is gone")
+
+// current reports whether the last capture holds all that there is now. At the
+// end of the process, what is written while it ends may be left out.
+func (d *DynamicDB) current() bool {
+	stop := d.fleet.stoppingSince()
+	return !stop.IsZero() && d.m.db.Status().capturedFrom.After(stop) || d.m.db.demotable()
+}
 
 // hold keeps the database hot until release is called.
 func (d *DynamicDB) hold(ctx context.Context) (*managedDB, error) {

@@ -41,6 +41,8 @@ type DBStatus struct {
 	CheckedAt time.Time
 	ChangedAt time.Time // when the files were last touched, as of the last look that captured
 	Settled   bool      // that was long enough ago to prove that nothing came after
+
+	capturedFrom time.Time // begin of the last look that captured everything there was
 }
 
 // Status returns the state of the last look.
@@ -71,6 +73,7 @@ func (db *DB) publish() {
 	db.status.Connected = h != nil && h.conn != nil
 	db.status.Suspended = db.st.suspended
 	db.status.Settled = db.st.settled
+	db.status.capturedFrom = db.st.capturedFrom
 	db.status.ChangedAt = time.Unix(0, max(db.st.seen.Main.Mtime, db.st.seen.WAL.Mtime))
 }
 

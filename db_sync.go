@@ -117,6 +117,7 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 		if err := db.capture(ctx, fp); err != nil {
 			return err
 		}
+		db.st.capturedFrom = now
 		db.st.seen, db.st.settled, db.st.moved = fp, fp.Settled(now, clockMargin), db.movedAfterCapture()
 		db.setState(SyncStateOK, nil)
 	}
@@ -294,8 +295,8 @@ func (db *DB) capture(ctx context.Context, fp sqlitefile.Fingerprint) (err error
 		if errors.Is(err, errViewMoved) {
 			db.disturb(fp)
 		}
-		if err != nil || !more {
-			return err
+		if err != nil || !more || db.st.cursor.End() >= fp.WAL.Size {
+			return err // what came after fp is for the next look
 		}
 		if db.stage.over() {
 			return db.suspend()

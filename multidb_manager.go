@@ -73,6 +73,7 @@ type MultiDBManager struct {
 	queue          promotionQueue
 	hot            map[uint32]*DynamicDB
 	reasons        map[uint32]*tenantFailure
+	unsent         map[uint32]error  // why uploads of hot databases fail
 	paths          map[uint64]uint32 // replica paths, where the template does not keep them apart
 	upkeep         *upkeepQueue
 	underway       map[uint32]*upkeepRun // maintenance that runs
@@ -83,6 +84,7 @@ type MultiDBManager struct {
 	empty          bool                  // and held nothing at the start
 	bindAt         time.Time
 	stopping       bool          // what is left is replicated, and then the process ends
+	stoppedAt      time.Time     // when that was decided, by the clock of the databases
 	ended          bool          // what is still open has to be let go
 	idle           chan struct{} // closed when nothing is hot or queued, while stopping
 	scans          scanTotals
@@ -123,6 +125,7 @@ func NewMultiDBManager(cfg MultiDBConfig, store *Store, clients TenantClients) (
 		table:             newDBTable(),
 		hot:               make(map[uint32]*DynamicDB),
 		reasons:           make(map[uint32]*tenantFailure),
+		unsent:            make(map[uint32]error),
 		upkeep:            newUpkeepQueue(),
 		underway:          make(map[uint32]*upkeepRun),
 		upkeepFailures:    make(map[uint32]uint8),
@@ -255,6 +258,20 @@ func (m *MultiDBManager) put(rec registry.Record, ledger []byte) {
 // crowded reports whether databases wait for a place among the hot ones.
 func (m *MultiDBManager) crowded() bool { return m.waiting.Load() }
 
+// looksAgain reports whether a database that is let go because others wait is
+// compared once more afterwards, by the next scan. At the end there is none.
+func (m *MultiDBManager) looksAgain() bool { return m.crowded() && m.stoppingSince().IsZero() }
+
+// stoppingSince returns when the process was asked to end, or the zero time.
+func (m *MultiDBManager) stoppingSince() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.stopping {
+		return time.Time{}
+	}
+	return m.stoppedAt
+}
+
 // Close stops replicating: what changed is looked for once more, and all that
 // is hot or waits is synced, oldest change first, until ctx is done. The error
 // tells what was left.
@@ -279,8 +296,9 @@ func (m *MultiDBManager) drain(ctx context.Context) error {
 	m.rebind(ctx)
 	m.scan(ctx)
 	m.mu.Lock()
-	m.stopping = true
+	m.stopping, m.stoppedAt = true, time.Now()
 	m.waiting.Store(true)
+	m.retryUnsentLocked()
 	m.checkIdleLocked()
 	open, bound := m.hotLocked(), m.bound
 	m.mu.Unlock()
@@ -297,19 +315,25 @@ func (m *MultiDBManager) drain(ctx context.Context) error {
 	return m.abandonRest(ctx)
 }
 
+// leaveTimeout bounds how long the end waits for looks that are under way.
+const leaveTimeout = 2 * time.Second
+
 // abandonRest lets go of what could not be replicated in time.
 func (m *MultiDBManager) abandonRest(ctx context.Context) error {
 	m.mu.Lock()
 	m.ended = true
 	open := m.hotLocked()
-	waiting, bound := m.queue.Len(), m.bound
+	waiting, bound, unsent := m.queue.Len(), m.bound, m.unsentLocked()
 	m.mu.Unlock()
 	var errs []error
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+	defer cancel()
 	for _, d := range open {
-		if ok, err := d.leave(context.WithoutCancel(ctx)); !ok {
+		if ok, err := d.leave(grace); !ok {
 			errs = append(errs, err)
 		}
 	}
+	errs = append(errs, unsent...)
 	left := waiting + len(errs)
 	switch {
 	case left == 0:

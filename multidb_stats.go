@@ -2,8 +2,6 @@ package litestream
 
 import (
 	"encoding/json"
-	"maps"
-	"slices"
 	"strings"
 )
 
@@ -21,7 +19,10 @@ func (m *MultiDBManager) stats() FleetStats {
 	groups := make(map[uint32]*FleetGroup)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, s := range m.table.All() {
+	for i, s := range m.table.All() {
+		if err := m.reasonLocked(i, s); err != nil {
+			st.Failed[failureClass(err)]++
+		}
 		st.Databases[FleetState{Tier: tierOf(s.state), State: s.state.String()}]++
 		g := groups[s.group]
 		if g == nil {
@@ -43,9 +44,6 @@ func (m *MultiDBManager) stats() FleetStats {
 		if s.changedAt != 0 && s.state != TenantGone {
 			st.OldestUnreplicated = max(st.OldestUnreplicated, now.Sub(s.ChangedAt()))
 		}
-	}
-	for _, f := range m.reasons {
-		st.Failed[failureClass(f.err)]++
 	}
 	st.Queue = m.queueLocked()
 	st.TableBytes = m.table.MemoryBytes()
@@ -110,21 +108,34 @@ func (m *MultiDBManager) summary() FleetSummary {
 		}
 		path := func() string { return m.table.Path(i) }
 		s.noteLog(m.table.LogSize(r), path)
+		reason := m.reasonLocked(i, r)
+		if reason != nil {
+			s.noteFailed(failureClass(reason), reason.Error(), path)
+		}
 		if r.changedAt != 0 && r.state != TenantGone {
 			w := FleetWaiting{ChangedAt: r.ChangedAt(), State: r.state.String()}
-			if f := m.reasons[i]; f != nil {
-				w.Reason = f.err.Error()
+			if reason != nil {
+				w.Reason = reason.Error()
 			}
 			s.noteUnreplicated(w, path)
 		}
 	}
-	for _, i := range slices.Sorted(maps.Keys(m.reasons)) {
-		f := m.reasons[i]
-		s.noteFailed(failureClass(f.err), f.err.Error(), func() string { return m.table.Path(i) })
-	}
 	s.Queue = m.queueLocked()
 	s.Scan = m.scanSummaryLocked()
 	return s
+}
+
+// reasonLocked returns why a database is not replicated, or why not all of it.
+// What failed once and is being tried again counts until it succeeds.
+func (m *MultiDBManager) reasonLocked(i uint32, s *DBState) error {
+	if s.state == TenantClean {
+		return nil
+	} else if err := m.unsent[i]; err != nil {
+		return err
+	} else if f := m.reasons[i]; f != nil {
+		return f.err
+	}
+	return nil
 }
 
 func (m *MultiDBManager) queueLocked() FleetQueue {

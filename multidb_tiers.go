@@ -87,7 +87,7 @@ func (m *MultiDBManager) newDynamicLocked(i uint32, now time.Time) *DynamicDB {
 	s := m.table.At(i)
 	return &DynamicDB{
 		fleet: m, idx: i, path: m.table.Path(i), txid: s.txid, lastChange: now,
-		known: s.txid > 0, unsure: s.has(tenantRecheck),
+		retried: m.reasons[i] != nil, known: s.txid > 0, unsure: s.has(tenantRecheck),
 		seen: m.table.Fingerprint(i), settled: s.has(tenantSettled) && m.sameBoot,
 	}
 }
@@ -202,6 +202,7 @@ func (m *MultiDBManager) cooled(d *DynamicDB, pos tenantPosition) {
 	s.changedAt, s.since, s.syncedAt = 0, secondsOf(now), secondsOf(now)
 	s.set(tenantRecheck, false)
 	delete(m.reasons, d.idx)
+	delete(m.unsent, d.idx)
 	rec := m.recordLocked(d.idx)
 	rec.Files = m.filesLocked(d).encode()
 	m.mu.Unlock()
@@ -217,6 +218,38 @@ func (m *MultiDBManager) upToDate(d *DynamicDB) {
 	defer m.mu.Unlock()
 	if s := m.table.At(d.idx); s != nil {
 		s.changedAt, s.syncedAt = 0, secondsOf(now)
+	}
+}
+
+// retryUnsentLocked tries once more what failed because of the replica.
+func (m *MultiDBManager) retryUnsentLocked() {
+	for i, f := range m.reasons {
+		if s := m.table.At(i); s.state == TenantFailed && failureClass(f.err) == "replica" {
+			m.queue.Remove(i)
+			m.enqueueLocked(i, classOf(s), s.ChangedAt())
+		}
+	}
+}
+
+// unsentLocked returns why databases failed that the replica is to blame for.
+func (m *MultiDBManager) unsentLocked() (errs []error) {
+	for i, f := range m.reasons {
+		if m.table.At(i).state == TenantFailed && failureClass(f.err) == "replica" {
+			errs = append(errs, fmt.Errorf("%s: %w", m.table.Path(i), f.err))
+		}
+	}
+	return errs
+}
+
+// noteUnsent takes note of why the uploads of a hot database fail; nil: they do
+// not.
+func (m *MultiDBManager) noteUnsent(d *DynamicDB, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err == nil {
+		delete(m.unsent, d.idx)
+	} else if m.hot[d.idx] == d {
+		m.unsent[d.idx] = unsent(err)
 	}
 }
 
@@ -255,6 +288,7 @@ func (m *MultiDBManager) failed(d *DynamicDB, reason, closeErr error) {
 	moved := renamed(d.path, reason)
 	m.mu.Lock()
 	delete(m.hot, d.idx)
+	delete(m.unsent, d.idx)
 	s := m.table.At(d.idx)
 	s.set(tenantRecheck, true) // an upload may have arrived all the same
 	switch now := m.now(); {

@@ -2,6 +2,7 @@ package litestream
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"time"
 )
@@ -27,14 +28,16 @@ type tierFacts struct {
 	looked      bool      // a look that came to its end has followed the promotion
 	settled     bool      // the fingerprint was older than the clock margin at that look
 	quiet       time.Duration
-	sendFailing time.Duration // how long uploads have failed
-	permanent   bool          // and trying again would not help
+	sendFailed  bool          // the storage did not take, or tell, what it was asked to
+	sendFailing time.Duration // for how long
+	permanent   bool          // trying again would not help
+	retried     bool          // it failed the last time, too
 	users       int           // others that need it open, such as a snapshot
 	waiting     bool          // other databases wait for its place, or the process ends
 }
 
 // patienceWithReplica is how long a hot database keeps its place while its
-// uploads fail and others wait.
+// uploads fail and others wait. One that comes back has had it.
 const patienceWithReplica = 10 * time.Second
 
 // decideTier settles whether a hot database stays hot. While others wait, hot
@@ -43,7 +46,7 @@ func decideTier(f tierFacts, hotDuration time.Duration) tierMove {
 	switch {
 	case f.users > 0:
 		return tierStay
-	case f.pending > 0 && f.permanent, f.pending > 0 && f.waiting && f.sendFailing > patienceWithReplica:
+	case f.sendFailed && (f.permanent || f.waiting && (f.retried || f.sendFailing > patienceWithReplica)):
 		return tierFail
 	case f.pending > 0:
 		return tierStay
@@ -117,6 +120,9 @@ func failureClass(err error) string {
 // errNotSent means that what was captured could not be sent, whatever the kind
 // of storage says about it.
 var errNotSent = errors.New("the replica does not hold the last changes")
+
+// unsent gives an error of an upload, or of the first contact, its class.
+func unsent(err error) error { return fmt.Errorf("%w: %w", errNotSent, err) }
 
 // errSamePath means that two databases would share one replica.
 var errSamePath = errors.New("has the replica path of another database")

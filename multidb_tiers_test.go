@@ -35,11 +35,18 @@ func TestDecideTier(t *testing.T) {
 		{"Suspended", with(func(f *tierFacts) { f.suspended, f.waiting = true, true }), tierStay},
 		{"Pending", with(func(f *tierFacts) { f.pending = 1 }), tierStay},
 		{"PendingOthersWait", with(func(f *tierFacts) { f.pending, f.waiting = 1, true }), tierStay},
-		{"SendFails", with(func(f *tierFacts) { f.pending, f.sendFailing = 1, time.Hour }), tierStay},
-		{"SendFailsOthersWait", with(func(f *tierFacts) { f.pending, f.sendFailing, f.waiting = 1, time.Hour, true }), tierFail},
-		{"SendFailedShortly", with(func(f *tierFacts) { f.pending, f.sendFailing, f.waiting = 1, patienceWithReplica, true }), tierStay},
-		{"SendFailsForGood", with(func(f *tierFacts) { f.pending, f.permanent = 1, true }), tierFail},
-		{"PermanentWithoutPending", with(func(f *tierFacts) { f.permanent = true }), tierCool},
+		{"SendFails", with(func(f *tierFacts) { f.pending, f.sendFailed, f.sendFailing = 1, true, time.Hour }), tierStay},
+		{"SendFailsOthersWait", with(func(f *tierFacts) { f.pending, f.sendFailed, f.sendFailing, f.waiting = 1, true, time.Hour, true }), tierFail},
+		{"SendFailedShortly", with(func(f *tierFacts) {
+			f.pending, f.sendFailed, f.sendFailing, f.waiting = 1, true, patienceWithReplica, true
+		}), tierStay},
+		{"SendFailedAgain", with(func(f *tierFacts) { f.pending, f.sendFailed, f.retried, f.waiting = 1, true, true, true }), tierFail},
+		{"SendFailedAgainNobodyWaits", with(func(f *tierFacts) { f.pending, f.sendFailed, f.retried = 1, true, true }), tierStay},
+		{"SendFailsForGood", with(func(f *tierFacts) { f.pending, f.sendFailed, f.permanent = 1, true, true }), tierFail},
+		{"ContactFailsForGood", with(func(f *tierFacts) { f.state, f.looked, f.sendFailed, f.permanent = SyncStateUnknown, false, true, true }), tierFail},
+		{"ContactFailsOthersWait", with(func(f *tierFacts) {
+			f.state, f.looked, f.sendFailed, f.sendFailing, f.waiting = SyncStateUnknown, false, true, time.Hour, true
+		}), tierFail},
 		{"Failed", with(func(f *tierFacts) { f.state = SyncStateFailed }), tierFail},
 		{"FailedPending", with(func(f *tierFacts) { f.state, f.pending = SyncStateFailed, 1 }), tierStay},
 		{"Empty", with(func(f *tierFacts) { f.state = SyncStateEmpty }), tierFail},
@@ -60,13 +67,13 @@ func TestDecideTier(t *testing.T) {
 func TestDecideTier_All(t *testing.T) {
 	flag := []bool{false, true}
 	for _, state := range []SyncState{SyncStateUnknown, SyncStateOK, SyncStateFailed, SyncStateEmpty, SyncStateMissing} {
-		for bits := range 1 << 6 {
+		for bits := range 1 << 7 {
 			has := func(i int) bool { return flag[bits>>i&1] }
 			f := tierFacts{state: state, suspended: has(0), looked: has(1), settled: has(2), permanent: has(3), waiting: has(4)}
 			if has(5) {
 				f.pending = 1
 			}
-			f.sendFailing, f.quiet = time.Hour, time.Hour
+			f.sendFailed, f.sendFailing, f.quiet = has(6), time.Hour, time.Hour
 			move := decideTier(f, time.Second)
 			if move == tierCool && (f.pending > 0 || f.suspended || !f.looked || state != SyncStateOK) {
 				t.Errorf("%+v cools", f)
@@ -74,7 +81,7 @@ func TestDecideTier_All(t *testing.T) {
 			if move == tierGone && (f.pending > 0 || state != SyncStateMissing) {
 				t.Errorf("%+v is gone", f)
 			}
-			if move == tierStay && f.waiting && f.pending > 0 {
+			if move == tierStay && f.waiting && f.sendFailed {
 				t.Errorf("%+v keeps its place for ever", f)
 			}
 		}

@@ -18,9 +18,11 @@ type Copy struct {
 	FileSize int64
 }
 
-// CopyLog copies the committed frames of a log from its beginning. A missing
-// log, or one without a valid header or commit, is a copy without frames. The
-// error wraps ErrMoved if the log was restarted meanwhile.
+// CopyLog copies the committed frames of a log from its beginning, up to where
+// it ended at first: whoever writes faster than a copy reads must not keep it
+// from coming to its end. A missing log, or one without a valid header or
+// commit, is a copy without frames. The error wraps ErrMoved if the log was
+// restarted meanwhile.
 func CopyLog(path string, pageSize uint32, opt Options) (_ *Copy, err error) {
 	c := &Copy{Frames: newFrames(pageSize, opt)}
 	f, err := osfile.Open(path)
@@ -44,6 +46,13 @@ func CopyLog(path string, pageSize uint32, opt Options) (_ *Copy, err error) {
 	}
 	if h.PageSize != pageSize {
 		return nil, fmt.Errorf("wal has page size %d, database %d: %w", h.PageSize, pageSize, ErrMoved)
+	}
+	if opt.EndAt <= 0 {
+		st, err := f.Stat()
+		if err != nil {
+			return nil, fmt.Errorf("stat wal: %w", err)
+		}
+		opt.EndAt = st.Size() + 1 // an end that is still the end is seen as such
 	}
 	if err := c.Frames.scan(f, &h, HeaderSize, h.Sum, opt); err != nil {
 		return nil, err
