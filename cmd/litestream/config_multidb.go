@@ -42,6 +42,7 @@ type MultiDBConfig struct {
 
 	tenants *litestream.TenantMap
 	base    litestream.ReplicaClient // of the template, for no path yet
+	clients *litestream.S3ClientPool
 }
 
 // WriteDetectionConfig says how changed databases are found.
@@ -130,6 +131,7 @@ func (c *MultiDBConfig) normalizeTemplate(def *ReplicaSettings) (string, error) 
 		fixed.URL = head + query
 	}
 	c.base, err = fixed.checkClient(field)
+	c.clients = litestream.NewS3ClientPool(func(string) (litestream.ReplicaClient, error) { return c.base, nil })
 	return template, err
 }
 
@@ -292,15 +294,13 @@ func (c *MultiDBConfig) client(t *litestream.Tenant) (litestream.ReplicaClient, 
 	return c.clientAt(t.ReplicaPath)
 }
 
+// clientAt returns a client of one path, which shares the connections of all
+// with the same endpoint and credentials.
 func (c *MultiDBConfig) clientAt(replicaPath string) (litestream.ReplicaClient, error) {
-	p, ok := c.base.(litestream.Prefixer)
-	if !ok {
-		return nil, fmt.Errorf("replica type %q cannot be shared by many databases", c.base.Type())
-	}
 	if c.base.Type() == replicaTypeFile {
 		replicaPath = filepath.Join("/", filepath.FromSlash(replicaPath))
 	}
-	return p.WithPrefix(replicaPath), nil
+	return c.clients.Client(c.base.Type(), replicaPath)
 }
 
 // decodeTemplate replaces percent escapes outside of variables.
