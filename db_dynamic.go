@@ -237,8 +237,13 @@ func (d *DynamicDB) synced(err error) {
 	}
 	d.lookedAt = d.fleet.now()
 	d.noteCapture()
+	st, first := d.m.db.Status(), !d.looked
 	if err == nil || !errors.Is(err, context.Canceled) {
-		d.looked = d.looked || d.m.db.Status().State != SyncStateUnknown
+		d.looked = d.looked || st.State != SyncStateUnknown
+	}
+	// What the first look captured may have been sent before it came to its end.
+	if n, _ := d.m.db.stage.pending(); first && n == 0 && st.State == SyncStateOK && !st.Suspended {
+		d.replicated(d.lookedAt)
 	}
 	d.settle()
 }
@@ -277,6 +282,7 @@ func (d *DynamicDB) noteCapture() {
 		if st.ChangedAt.Before(d.lastChange) || st.ChangedAt.After(now) {
 			d.since = now // the files' times tell nothing
 		}
+		d.fleet.changed(d)
 	}
 	d.lastChange = now
 }

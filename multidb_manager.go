@@ -286,6 +286,7 @@ func (m *MultiDBManager) Close(ctx context.Context) error {
 	err := m.drain(ctx)
 	m.cancel()
 	m.metrics.setSource(nil)
+	m.putSummary() // of what was left, and nothing is hot any more
 	return errors.Join(err, m.store.Close(ctx), m.reg.Close(context.WithoutCancel(ctx), true))
 }
 

@@ -211,6 +211,15 @@ func (m *MultiDBManager) cooled(d *DynamicDB, pos tenantPosition) {
 	m.dispatch()
 }
 
+// changed takes note of a change to an open database that was up to date.
+func (m *MultiDBManager) changed(d *DynamicDB) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.table.At(d.idx); s != nil && s.changedAt == 0 {
+		s.changedAt = secondsOf(d.since)
+	}
+}
+
 // upToDate takes note that an open database is replicated up to its last look.
 func (m *MultiDBManager) upToDate(d *DynamicDB) {
 	now := m.now()
