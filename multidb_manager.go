@@ -279,11 +279,14 @@ func (m *MultiDBManager) Close(ctx context.Context) error {
 	if m.reg == nil {
 		return m.store.Close(ctx)
 	}
+	var err error
 	if m.stop != nil {
 		m.stop()
 		m.wg.Wait()
+		err = m.drain(ctx)
+	} else { // SyncOnce has looked for changes, and nothing runs that could follow another look
+		err = m.abandonRest(ctx)
 	}
-	err := m.drain(ctx)
 	m.cancel()
 	m.metrics.setSource(nil)
 	m.putSummary() // of what was left, and nothing is hot any more
