@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -58,26 +59,27 @@ type DynamicDB struct {
 	seen    sqlitefile.Fingerprint
 	settled bool
 
-	lookedAt   time.Time // end of the last look, or the opening
-	since      time.Time // oldest change that may not be replicated; zero: none
-	lastChange time.Time // newest capture, or the promotion
-	txid       ltx.TXID  // newest captured one that was taken note of
-	looked     bool      // a look that followed the opening came to its end
-	failing    time.Time // first of the failed uploads in a row
-	sendErr    error     // of the last upload
+	touched    atomic.Int64 // when it was last written to, in nanoseconds; for the fleet
+	lookedAt   time.Time    // end of the last look, or the opening
+	since      time.Time    // oldest change that may not be replicated; zero: none
+	lastChange time.Time    // newest capture, or the promotion
+	txid       ltx.TXID     // newest captured one that was taken note of
+	looked     bool         // a look that followed the opening came to its end
+	failing    time.Time    // first of the failed uploads in a row
+	sendErr    error        // of the last upload
 
 	files tenantFiles // on the replica; guarded by the fleet, which keeps it while maintenance runs
 }
 
 // begin opens the database on a worker of the monitor pool and looks at it.
 func (d *DynamicDB) begin(ctx context.Context) {
+	db, err := d.EnsureOpen(ctx)
 	d.mu.Lock()
-	err := d.ensureOpen(ctx)
 	m := d.m
 	d.mu.Unlock()
 	switch {
-	case err != nil: // the fleet knows
-	case m.db.Replica.asked():
+	case err != nil || m == nil: // the fleet knows
+	case db.Replica.asked():
 		d.fleet.store.runSync(ctx, m)
 	default:
 		d.fleet.store.contact(m) // a look follows it
@@ -93,30 +95,30 @@ func (d *DynamicDB) lookAgain() {
 	}
 }
 
-// leave lets the database go at the end of the process. It is false if not all
-// of it is replicated.
-func (d *DynamicDB) leave(ctx context.Context) (bool, error) {
+// Close lets the database go at the end of the process, whatever is left to do.
+// It returns an error if not all of it is replicated.
+func (d *DynamicDB) Close(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.ended {
-		return true, nil
+		return nil
 	}
 	reason := d.sendErr
 	if reason == nil {
 		reason = fmt.Errorf("sync %s: %w", d.path, errStopped)
 	}
 	current := d.state == LifecycleHot && d.current()
-	pos, ok, err := d.close(ctx)
+	pos, ok, err := d.letGo(ctx)
 	switch {
 	case !ok || !d.looked:
 		d.fleet.failed(d, reason, d.abandon(ctx, reason))
-		return false, reason
+		return reason
 	case !current:
 		d.fleet.cooled(d, pos)
-		return false, reason
+		return reason
 	default:
 		d.fleet.cooled(d, pos)
-		return true, err
+		return err
 	}
 }
 
@@ -188,15 +190,9 @@ func (d *DynamicDB) watch(patience time.Duration) bool {
 	return true
 }
 
-// Close lets the database go and returns whether that could be done: not while
-// something is captured and not acknowledged, or has changed meanwhile.
-func (d *DynamicDB) Close(ctx context.Context) (tenantPosition, bool, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.close(ctx)
-}
-
-func (d *DynamicDB) close(ctx context.Context) (tenantPosition, bool, error) {
+// letGo gives the position back, unless something is captured and not
+// acknowledged.
+func (d *DynamicDB) letGo(ctx context.Context) (tenantPosition, bool, error) {
 	if d.state != LifecycleHot {
 		return tenantPosition{}, false, nil
 	}
@@ -301,10 +297,14 @@ func (d *DynamicDB) facts() tierFacts {
 	now := d.fleet.now()
 	st := d.m.db.Status()
 	pending, _ := d.m.db.stage.pending()
+	touched := d.lastTouched(st.ChangedAt, now)
+	if d.looked {
+		d.touched.Store(touched.UnixNano())
+	}
 	f := tierFacts{
 		state: st.State, pending: pending, suspended: st.Suspended, looked: d.looked,
-		settled: st.Settled, quiet: now.Sub(d.lastTouched(st.ChangedAt, now)),
-		permanent: IsPermanent(d.sendErr), retried: d.retried, users: d.users, waiting: d.fleet.crowded(),
+		settled: st.Settled, quiet: now.Sub(touched),
+		permanent: IsPermanent(d.sendErr), retried: d.retried, users: d.users, waiting: touched.UnixNano() <= d.fleet.yield.Load(),
 	}
 	if !d.failing.IsZero() {
 		f.sendFailed, f.sendFailing = true, now.Sub(d.failing)
@@ -330,7 +330,7 @@ func (d *DynamicDB) settle() {
 		if !d.fleet.looksAgain() && !d.current() {
 			return // it has changed since, or somebody works on it
 		}
-		pos, ok, err := d.close(ctx)
+		pos, ok, err := d.letGo(ctx)
 		if err != nil {
 			d.fleet.logger.Warn("let go of database", "db", d.path, "error", err)
 		}

@@ -65,8 +65,9 @@ type MultiDBManager struct {
 	bindDelay backoff.Backoff // used by the loop alone, like bindLog
 	bindLog   backoff.Limiter
 
-	// waiting says that databases wait for a place among the hot ones.
-	waiting atomic.Bool
+	// yield is a time in nanoseconds: hot databases that were last written to
+	// no later give up their place as soon as they are replicated.
+	yield atomic.Int64
 
 	mu             sync.Mutex // guards what follows; never held across I/O
 	table          *dbTable
@@ -76,6 +77,7 @@ type MultiDBManager struct {
 	unsent         map[uint32]error  // why uploads of hot databases fail
 	paths          map[uint64]uint32 // replica paths, where the template does not keep them apart
 	upkeep         *upkeepQueue
+	yieldSet       time.Time             // when yield was chosen
 	underway       map[uint32]*upkeepRun // maintenance that runs
 	upkeepFailures map[uint32]uint8      // in a row
 	forgotten      []string              // paths of databases whose ledgers have to be removed
@@ -136,6 +138,8 @@ func NewMultiDBManager(cfg MultiDBConfig, store *Store, clients TenantClients) (
 
 // Open begins to replicate: the databases of the store, and all that match the
 // patterns. A database or a replica that cannot be reached is no error.
+//
+//nolint:contextcheck // what it starts outlives ctx
 func (m *MultiDBManager) Open(ctx context.Context) error {
 	if err := m.store.Open(ctx); err != nil {
 		return err
@@ -256,7 +260,7 @@ func (m *MultiDBManager) put(rec registry.Record, ledger []byte) {
 }
 
 // crowded reports whether databases wait for a place among the hot ones.
-func (m *MultiDBManager) crowded() bool { return m.waiting.Load() }
+func (m *MultiDBManager) crowded() bool { return m.yield.Load() != yieldNone }
 
 // looksAgain reports whether a database that is let go because others wait is
 // compared once more afterwards, by the next scan. At the end there is none.
@@ -301,7 +305,7 @@ func (m *MultiDBManager) drain(ctx context.Context) error {
 	m.scan(ctx)
 	m.mu.Lock()
 	m.stopping, m.stoppedAt = true, time.Now()
-	m.waiting.Store(true)
+	m.yield.Store(yieldAll)
 	m.retryUnsentLocked()
 	m.checkIdleLocked()
 	open, bound := m.hotLocked(), m.bound
@@ -333,7 +337,7 @@ func (m *MultiDBManager) abandonRest(ctx context.Context) error {
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 	defer cancel()
 	for _, d := range open {
-		if ok, err := d.leave(grace); !ok {
+		if err := d.Close(grace); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -354,6 +358,8 @@ func (m *MultiDBManager) abandonRest(ctx context.Context) error {
 
 // SyncOnce scans once and replicates every database that changed, in place of
 // Open. Close releases what it left open.
+//
+//nolint:contextcheck // what it starts ends with it, by a context of its own
 func (m *MultiDBManager) SyncOnce(ctx context.Context, opt SyncOnceOptions) error {
 	err := m.store.SyncOnce(ctx, opt)
 	if ctx.Err() != nil {

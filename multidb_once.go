@@ -42,7 +42,7 @@ func (m *MultiDBManager) maintainAll(ctx context.Context, opt SyncOnceOptions) e
 		}
 	}
 	m.stopping, m.ended = false, false // snapshots open databases again
-	m.waiting.Store(true)
+	m.yield.Store(yieldAll)
 	m.mu.Unlock()
 	var (
 		wg   sync.WaitGroup
@@ -56,6 +56,9 @@ func (m *MultiDBManager) maintainAll(ctx context.Context, opt SyncOnceOptions) e
 			task, cancel := context.WithCancel(task)
 			defer cancel()
 			defer context.AfterFunc(ctx, cancel)()
+			if ctx.Err() != nil {
+				return // said once, for all
+			}
 			if err := m.maintainOnce(task, i, opt); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				mu.Lock()
 				errs = append(errs, err)
@@ -82,9 +85,6 @@ func (m *MultiDBManager) awaitIdle(ctx context.Context) {
 }
 
 func (m *MultiDBManager) maintainOnce(ctx context.Context, i uint32, opt SyncOnceOptions) error {
-	if ctx.Err() != nil {
-		return nil
-	}
 	if opt.ForceSnapshot {
 		now := m.now()
 		info, err := m.snapshotTenant(ctx, i)

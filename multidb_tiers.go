@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -21,7 +23,6 @@ func (m *MultiDBManager) enqueueLocked(i uint32, class queueClass, since time.Ti
 		s.changedAt = secondsOf(since)
 	}
 	m.queue.Push(i, class, since)
-	m.waiting.Store(true)
 }
 
 // retryLocked tries a database that failed again after a pause.
@@ -48,9 +49,39 @@ func (m *MultiDBManager) dispatch() {
 		}
 		m.promoteLocked(q, now)
 	}
-	m.waiting.Store(m.stopping || m.queue.Len() > 0)
+	m.setYieldLocked(now)
 	m.checkIdleLocked()
 	m.mu.Unlock()
+}
+
+// Bounds of MultiDBManager.yield.
+const (
+	yieldNone = math.MinInt64
+	yieldAll  = math.MaxInt64
+)
+
+// yieldEvery is how long a choice among the hot databases stands.
+const yieldEvery = 100 * time.Millisecond
+
+// setYieldLocked chooses the hot databases that yield their places: as many as
+// wait, and those that nobody wrote to for longest, so that a busy one keeps
+// its place while others come and go.
+func (m *MultiDBManager) setYieldLocked(now time.Time) {
+	n := m.queue.Len()
+	switch {
+	case m.stopping || n > 0 && n >= len(m.hot):
+		m.yield.Store(yieldAll)
+	case n == 0:
+		m.yield.Store(yieldNone)
+	case m.yield.Load() == yieldNone || now.Sub(m.yieldSet) > yieldEvery:
+		touched := make([]int64, 0, len(m.hot))
+		for _, d := range m.hot {
+			touched = append(touched, d.touched.Load())
+		}
+		slices.Sort(touched)
+		m.yield.Store(touched[n-1])
+		m.yieldSet = now
+	}
 }
 
 // checkIdleLocked tells a Close that waits that nothing is left.
@@ -78,6 +109,7 @@ func (m *MultiDBManager) promoteLocked(q queued, now time.Time) {
 	m.table.At(q.idx).state = TenantHot
 	d := m.newDynamicLocked(q.idx, now)
 	d.since = q.since
+	d.touched.Store(now.UnixNano())
 	m.hot[q.idx] = d
 	m.metrics.promoted()
 	m.store.resources.Monitors.Submit(MonitorTask{Key: d, Run: func(ctx context.Context) { d.begin(ctx) }})
