@@ -45,16 +45,26 @@ func (db *DB) StageSnapshot(ctx context.Context) (_ *StagedSnapshot, err error) 
 		return nil, err
 	}
 	defer db.release()
+	moved := db.st.moved
 	if err := db.syncLocked(ctx, true); err != nil {
 		return nil, err
+	}
+	if db.tenant != nil {
+		// Nobody waits until the files' times prove something by themselves, and
+		// what disturbed the last try counts although the look was good.
+		db.st.moved = max(db.st.moved, moved, 1)
 	}
 	if db.st.txid == 0 || db.st.suspended {
 		return nil, fmt.Errorf("snapshot of %s: %w", db.path, ErrNoPosition)
 	}
 	s, err := db.stageSnapshot(ctx)
 	if err != nil {
+		if errors.Is(err, errViewMoved) {
+			db.st.moved++
+		}
 		return nil, fmt.Errorf("snapshot of %s: %w", db.path, err)
 	}
+	db.st.moved = db.movedAfterCapture()
 	return s, nil
 }
 

@@ -39,6 +39,8 @@ type memFleet struct {
 	// hang makes uploads wait until their context is done.
 	hang atomic.Bool
 
+	failing int // databases that have a reason to fail
+
 	mu      sync.Mutex // guards clients
 	root    *testutil.MemClient
 	clients map[string]*testutil.MemClient
@@ -274,7 +276,10 @@ func (f *memFleet) awaitCounts(want map[string]int) {
 func (f *memFleet) replicated() {
 	f.t.Helper()
 	f.scans(1)
-	f.awaitCounts(map[string]int{"unknown": 0, "queued": 0, "hot": 0})
+	waitFor(f.t, "everything to be replicated", func() bool {
+		got := f.m.Counts()
+		return got["unknown"]+got["queued"]+got["hot"] == 0 && got["failed"] == f.failing
+	})
 }
 
 // rows checks how many rows a restore of a database has.

@@ -54,6 +54,7 @@ func TestMultiDBManager_BadFiles(t *testing.T) {
 	}
 	f.awaitState("good.db", "clean")
 	insert(3)
+	f.failing = len(bad)
 	f.replicated()
 	f.rows("good", 4)
 	if got := f.m.Counts(); got["failed"] != len(bad) || got["clean"] != 1 || len(got) != 2 {
@@ -170,6 +171,7 @@ func TestMultiDBManager_SecondPath(t *testing.T) {
 				t.Errorf("the reason is %v, want the first path in it", reason)
 			}
 			makeRestedRows(t, f.path("a.db"), 1)
+			f.failing = 1
 			f.replicated()
 			f.rows("a", 2)
 			f.close()

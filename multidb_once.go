@@ -97,9 +97,9 @@ func (m *MultiDBManager) maintainOnce(ctx context.Context, i uint32, opt SyncOnc
 	}
 	if opt.EnforceRetention {
 		m.mu.Lock()
-		m.beginUpkeepLocked(i)
+		run := m.beginUpkeepLocked(i)
 		m.mu.Unlock()
-		m.maintain(ctx, i)
+		return m.maintain(ctx, i, run)
 	}
 	return nil
 }

@@ -78,20 +78,21 @@ func (m *MultiDBManager) maintainDue() {
 		if m.table.At(i) == nil {
 			continue
 		}
-		m.beginUpkeepLocked(i)
-		m.store.resources.Snapshots.Submit(SnapshotTask{Key: i, Kind: "maintain", Run: func(ctx context.Context) {
-			m.maintain(ctx, i)
+		run := m.beginUpkeepLocked(i)
+		m.store.resources.Snapshots.Submit(SnapshotTask{Key: run, Kind: "maintain", Run: func(ctx context.Context) {
+			_ = m.maintain(ctx, i, run) // it is logged, and tried again
 		}})
 	}
 }
 
 // beginUpkeepLocked takes over what is known of the files.
-func (m *MultiDBManager) beginUpkeepLocked(i uint32) {
+func (m *MultiDBManager) beginUpkeepLocked(i uint32) *upkeepRun {
 	run := &upkeepRun{}
 	if d := m.hot[i]; d != nil {
 		run.files, run.known = d.files, true
 	}
 	m.underway[i] = run
+	return run
 }
 
 // upkeepSoon is the pause before maintenance of a database that was busy.
@@ -111,19 +112,22 @@ func (m *MultiDBManager) upkeepRetryLocked(i uint32) time.Duration {
 }
 
 // maintain does what is due for one database and schedules what comes next.
-func (m *MultiDBManager) maintain(ctx context.Context, i uint32) {
+func (m *MultiDBManager) maintain(ctx context.Context, i uint32, run *upkeepRun) (err error) {
 	m.mu.Lock()
 	path := m.table.Path(i)
-	run := m.underway[i]
+	current := m.underway[i] == run
 	m.mu.Unlock()
-	err := m.maintainOne(ctx, i, path, run)
-	m.mu.Lock()
-	delete(m.underway, i)
-	if s := m.table.At(i); s != nil && m.table.Path(i) == path {
-		m.endUpkeepLocked(i, s, run, err)
+	if current { // else the database was forgotten before its turn came
+		err = m.maintainOne(ctx, i, path, run)
+		m.mu.Lock()
+		if m.underway[i] == run {
+			delete(m.underway, i)
+			m.endUpkeepLocked(i, m.table.At(i), run, err)
+		}
+		m.mu.Unlock()
 	}
-	m.mu.Unlock()
 	m.maintainDue()
+	return err
 }
 
 // endUpkeepLocked keeps what maintenance found, and schedules what comes next.
@@ -183,7 +187,7 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 	}
 	m.mu.Lock()
 	s, open := m.table.At(i), m.hot[i] != nil
-	if s == nil {
+	if s == nil || m.underway[i] != run {
 		m.mu.Unlock()
 		return nil
 	}

@@ -2,6 +2,7 @@ package litestream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -103,9 +104,18 @@ func (s *Store) snapshotTenant(ctx context.Context, m *managedDB) (info *ltx.Fil
 			return nil, err
 		}
 	}
-	err = s.writeSnapshot(ctx, m, func(txid ltx.TXID, r io.Reader) error {
-		info, err = m.db.Replica.Client.WriteLTXFile(ctx, SnapshotLevel, 1, txid, r)
-		return err
-	})
-	return info, err
+	for try := 1; ; try++ {
+		err = s.writeSnapshot(ctx, m, func(txid ltx.TXID, r io.Reader) error {
+			info, err = m.db.Replica.Client.WriteLTXFile(ctx, SnapshotLevel, 1, txid, r)
+			return err
+		})
+		// What disturbed it counts: the next try holds the database still by
+		// other means.
+		if !errors.Is(err, errViewMoved) || try > movedTooOften || !sleep(ctx, snapshotPause) {
+			return info, err
+		}
+	}
 }
+
+// snapshotPause is the pause after a snapshot that a change disturbed.
+const snapshotPause = 100 * time.Millisecond
