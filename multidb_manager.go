@@ -41,20 +41,20 @@ type MultiDBManager struct {
 	Metrics           *AggregatedMetrics // nil counts nothing
 	Logger            *slog.Logger
 
-	cfg      MultiDBConfig
-	store    *Store
-	clients  TenantClients
-	tenants  *TenantMap
-	scanner  *scan.Scanner
-	reg      *registry.Registry
-	mode     *tenantMode
-	shared   *sharedState
-	metrics  *AggregatedMetrics
-	logger   *slog.Logger
-	now      func() time.Time
-	started  time.Time
-	upkeeper *tenantMaintainer
-	knobs    knob.Fleet
+	cfg       MultiDBConfig
+	store     *Store
+	clients   TenantClients
+	tenants   *TenantMap
+	scanner   *scan.Scanner
+	reg       *registry.Registry
+	mode      *tenantMode
+	shared    *sharedState
+	metrics   *AggregatedMetrics
+	logger    *slog.Logger
+	now       func() time.Time
+	startedAt time.Time
+	upkeeper  *tenantMaintainer
+	knobs     knob.Fleet
 
 	run    context.Context // of everything; done when Close ran out of patience
 	cancel context.CancelFunc
@@ -64,6 +64,7 @@ type MultiDBManager struct {
 
 	bindDelay backoff.Backoff // used by the loop alone, like bindLog
 	bindLog   backoff.Limiter
+	bindErr   error // of the first contact
 
 	// yield is a time in nanoseconds: hot databases that were last written to
 	// no later give up their place as soon as they are replicated.
@@ -85,6 +86,7 @@ type MultiDBManager struct {
 	bound          bool                  // the replica is known to be the one of the registry
 	empty          bool                  // and held nothing at the start
 	bindAt         time.Time
+	started        bool          // databases may become hot
 	stopping       bool          // what is left is replicated, and then the process ends
 	stoppedAt      time.Time     // when that was decided, by the clock of the databases
 	ended          bool          // what is still open has to be let go
@@ -147,15 +149,35 @@ func (m *MultiDBManager) Open(ctx context.Context) error {
 	if err := m.prepare(ctx); err != nil {
 		return errors.Join(err, m.store.Close(ctx))
 	}
+	m.scan(ctx)
+	if err := m.collisions(); err != nil {
+		m.cancel()
+		return errors.Join(err, m.store.Close(ctx), m.reg.Close(ctx, true))
+	}
+	m.start()
 	loop, stop := context.WithCancel(m.run)
 	m.stop = stop
 	m.wg.Go(func() { m.loop(loop) })
 	return nil
 }
 
+// start lets databases become hot.
+func (m *MultiDBManager) start() {
+	m.mu.Lock()
+	m.started = true
+	counts := make(map[TenantState]int)
+	for _, s := range m.table.All() {
+		counts[s.state]++
+	}
+	m.mu.Unlock()
+	m.logger.Info("first scan", "databases", m.table.Len(), "replicated", counts[TenantClean],
+		"waiting", counts[TenantQueued], "failed", counts[TenantFailed], "deleted", counts[TenantGone], "duration", m.scans.took)
+	m.dispatch()
+}
+
 // prepare loads what is known of the databases.
 func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
-	m.metrics, m.logger, m.started = m.Metrics, m.Logger, m.now()
+	m.metrics, m.logger, m.startedAt = m.Metrics, m.Logger, m.now()
 	m.run, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if m.reg, err = registry.Open(ctx, m.cfg.StateDir, registry.Options{Logger: m.logger, BootID: m.bootID()}); err != nil {
 		return err
@@ -178,8 +200,8 @@ func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
 	if err := m.clients.Root.Init(ctx); err != nil {
 		return fmt.Errorf("init replica: %w", err)
 	}
-	if err := m.bind(ctx); err != nil {
-		m.logger.Warn("the replica cannot be reached: nothing is replicated until it can", "error", err)
+	if m.bindErr = m.bind(ctx); m.bindErr != nil {
+		m.logger.Warn("the replica cannot be reached: nothing is replicated until it can", "error", m.bindErr)
 	}
 	if err := m.load(ctx); err != nil {
 		return err
@@ -200,7 +222,7 @@ const (
 func (m *MultiDBManager) loop(ctx context.Context) {
 	tick := time.NewTicker(tickInterval)
 	defer tick.Stop()
-	next := time.NewTimer(0)
+	next := time.NewTimer(m.cfg.ScanInterval)
 	defer next.Stop()
 	for {
 		select {
@@ -369,10 +391,11 @@ func (m *MultiDBManager) SyncOnce(ctx context.Context, opt SyncOnceOptions) erro
 		return errors.Join(err, perr)
 	}
 	m.mu.Lock()
+	m.started = true
 	bound := m.bound
 	m.mu.Unlock()
 	if !bound {
-		return errors.Join(err, errors.New("replicate once: the replica cannot be reached"))
+		return errors.Join(err, fmt.Errorf("replicate once: the replica cannot be reached: %w", m.bindErr))
 	}
 	loop, stop := context.WithCancel(m.run)
 	m.wg.Go(func() { m.store.sched.loop(loop) })

@@ -2,6 +2,7 @@ package litestream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"time"
@@ -145,6 +146,19 @@ func (m *MultiDBManager) placeLocked(i uint32) error {
 }
 
 var replicaPathSeed = maphash.MakeSeed()
+
+// collisions returns the pairs of databases that would share one replica.
+func (m *MultiDBManager) collisions() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var errs []error
+	for i, f := range m.reasons {
+		if errors.Is(f.err, errSamePath) {
+			errs = append(errs, fmt.Errorf("%s %w", m.table.Path(i), f.err))
+		}
+	}
+	return summarize(errs)
+}
 
 // forgetLocked removes a record.
 func (m *MultiDBManager) forgetLocked(i uint32) {

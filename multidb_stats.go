@@ -93,7 +93,7 @@ func tierOf(s TenantState) string {
 func (m *MultiDBManager) summary() FleetSummary {
 	now := m.now()
 	s := FleetSummary{
-		At: now.UTC(), StartedAt: m.started.UTC(), HotLimit: m.cfg.MaxHotDatabases, States: make(map[string]int),
+		At: now.UTC(), StartedAt: m.startedAt.UTC(), HotLimit: m.cfg.MaxHotDatabases, States: make(map[string]int),
 		StagedBytes: m.shared.staged.used.Load(), StagedLimit: m.cfg.MaxStagedBytes,
 	}
 	m.mu.Lock()

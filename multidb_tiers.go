@@ -42,7 +42,7 @@ func (m *MultiDBManager) hastenLocked(i uint32, f *tenantFailure, now time.Time)
 func (m *MultiDBManager) dispatch() {
 	now := m.now()
 	m.mu.Lock()
-	for m.bound && len(m.hot) < m.cfg.MaxHotDatabases {
+	for m.started && m.bound && len(m.hot) < m.cfg.MaxHotDatabases {
 		q, ok := m.queue.Pop(now)
 		if !ok {
 			break

@@ -46,9 +46,14 @@ func (m *MultiDBManager) noteFiles(d *DynamicDB, change func(*tenantFiles)) {
 	defer m.mu.Unlock()
 	f := m.filesLocked(d)
 	change(f)
-	if m.underway[d.idx] == nil {
-		m.upkeep.set(d.idx, f.due(m.upkeeper.Settings, d.path))
+	if m.underway[d.idx] != nil {
+		return
 	}
+	due := f.due(m.upkeeper.Settings, d.path)
+	if retry := m.upkeep.at(d.idx); m.upkeepFailures[d.idx] > 0 && due.Before(retry) {
+		due = retry // what failed just now would fail again
+	}
+	m.upkeep.set(d.idx, due)
 }
 
 // loadFiles gives an opened database what the registry knows of its files.
