@@ -44,8 +44,10 @@ func (f *fleet) records(ctx context.Context) (map[string]registry.Record, error)
 // untimely drops an error that only says that something is being made, or that
 // there is no time left.
 func untimely(ctx context.Context, err error) error {
-	if errors.Is(err, registry.ErrChanged) || errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
-		return nil
+	young := errors.Is(err, registry.ErrChanged) || errors.Is(err, fs.ErrNotExist) ||
+		strings.Contains(err.Error(), "it holds nothing yet")
+	if young || ctx.Err() != nil {
+		err = nil
 	}
 	return err
 }
@@ -157,7 +159,7 @@ func (f *fleet) finish(ctx context.Context) {
 		return
 	}
 	f.compareAll(ctx)
-	f.closeReplicator()
+	f.closeManager()
 	for _, t := range f.all() {
 		if t.claimedNow() != (moment{}) && !t.mortal.Load() && f.broken() == nil && f.rng.IntN(5) == 0 {
 			_, _, _ = t.restore(ctx, wish{name: "after close", atLeast: t.claimedNow(), promised: true})

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -54,7 +56,7 @@ func (f *fleet) restart() error {
 		if err := f.order("faults 0 0 0 0"); err != nil { // else it takes all its time
 			return err
 		}
-		f.closeReplicator()
+		f.closeManager()
 	} else {
 		f.killReplicator()
 	}
@@ -79,6 +81,21 @@ func (f *fleet) restart() error {
 	}
 	f.mcfg.Faults = oneOf(f.rng, "0 0 0 0", "0 0 0 0", "100 0 0 0", "20 20 20 20 10")
 	return errors.Join(err, f.startManager())
+}
+
+// closeManager stops it as a signal would, and notes what it did.
+func (f *fleet) closeManager() {
+	answer, err := f.repl.order("metrics")
+	if err != nil {
+		_ = f.fail("ask manager for its metrics: %v", err)
+		return
+	}
+	for field := range strings.FieldsSeq(answer) {
+		i := strings.LastIndexByte(field, '=')
+		n, _ := strconv.ParseFloat(field[i+1:], 64)
+		f.reached[field[:i]] += int(n)
+	}
+	f.closeReplicator()
 }
 
 // loseReplica empties the storage of all.
@@ -168,6 +185,9 @@ func (f *fleet) tenantEvent(ctx context.Context) error {
 	if err := f.drop(t); err != nil {
 		return err
 	}
+	if err := t.unharmed(); err != nil {
+		return fmt.Errorf("%s: %w", t.name, err)
+	}
 	if err := f.changeFile(ctx, t); isBusy(err) {
 		t.logf("busy: %v", err)
 	} else if err != nil {
@@ -193,7 +213,7 @@ func (f *fleet) changeFile(ctx context.Context, t *tenant) error {
 	case n < 12:
 		return f.remove(t)
 	case n < 14:
-		return f.rename(t)
+		return f.rename(ctx, t)
 	case n < 15:
 		return f.putJunk(t)
 	case n < 17:
@@ -232,6 +252,10 @@ func (f *fleet) spareDatabase(t *tenant) (path string, m moment, err error) {
 	c, err := openWriter(path, f.seed)
 	if err != nil {
 		return "", moment{}, err
+	}
+	if f.rng.IntN(12) == 0 { // large enough for its files to be merged
+		err = c.exec(`CREATE TABLE ballast (b BLOB); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 50)
+			INSERT INTO ballast SELECT randomblob(20000) FROM n`)
 	}
 	m = moment{Epoch: epoch}
 	t.try(m)
@@ -389,7 +413,7 @@ func (f *fleet) left(t *tenant) {
 }
 
 // rename moves a database to another path, where there may be one already.
-func (f *fleet) rename(t *tenant) error {
+func (f *fleet) rename(ctx context.Context, t *tenant) error {
 	tenants := f.all()
 	to := oneOf(f.rng, tenants...)
 	if f.rng.IntN(2) == 0 && len(tenants) < maxTenants {
@@ -404,13 +428,9 @@ func (f *fleet) rename(t *tenant) error {
 	if err := f.drop(to); err != nil {
 		return err
 	}
-	got := t.ackedNow()
 	m, err := t.held()
 	if err != nil {
 		return err
-	}
-	if m.less(got) {
-		return fmt.Errorf("holds %s, but %s was acknowledged", m, got)
 	}
 	epoch := f.nextEpoch()
 	f.fork(epoch, m)
@@ -427,7 +447,7 @@ func (f *fleet) rename(t *tenant) error {
 	if err := to.removeLogs(); err != nil {
 		return err
 	}
-	if err := os.Rename(t.cfg.DB, to.cfg.DB); err != nil {
+	if err := f.move(ctx, t, to); err != nil {
 		return err
 	}
 	f.left(t)
@@ -443,14 +463,39 @@ func (f *fleet) rename(t *tenant) error {
 	return nil
 }
 
-// held is the moment that a database is at.
-func (w *world) held() (moment, error) {
-	c, err := openApp(w.cfg.DB, "mode=rw&_busy_timeout=2000")
+// move moves a file, at once or with two paths to it for a while.
+func (f *fleet) move(ctx context.Context, t, to *tenant) error {
+	if f.rng.IntN(3) > 0 {
+		return os.Rename(t.cfg.DB, to.cfg.DB)
+	}
+	if err := errors.Join(removeIf(to.cfg.DB), os.Link(t.cfg.DB, to.cfg.DB)); err != nil {
+		return err
+	}
+	pause(ctx, between(f.rng, 0, 500*time.Millisecond))
+	return os.Remove(t.cfg.DB)
+}
+
+// unharmed makes sure that a database holds what its applications wrote.
+func (t *tenant) unharmed() error {
+	_, err := t.held()
+	return err
+}
+
+// held is the moment that a database is at, with the table that belongs to it.
+func (t *tenant) held() (m moment, err error) {
+	acked := t.ackedNow()
+	c, err := openApp(t.cfg.DB, "mode=rw&_busy_timeout=2000")
 	if err != nil {
 		return moment{}, err
 	}
-	m, err := c.moment()
-	return m, errors.Join(err, c.close())
+	defer func() { err = errors.Join(err, c.close()) }()
+	if m, err = t.inspectConn(c); err != nil {
+		return m, fmt.Errorf("database of an application: %w", err)
+	}
+	if m.less(acked) {
+		return m, fmt.Errorf("database of an application holds %s, but %s was acknowledged", m, acked)
+	}
+	return m, nil
 }
 
 // putJunk puts a file that is no database where one may lie.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,7 @@ type managerConfig struct {
 	Faults                    string
 
 	MaxHot            int
+	Checkpoint        string
 	Scan, HotFor      time.Duration
 	Monitor, Sync     time.Duration
 	IdleConnections   time.Duration
@@ -77,6 +79,7 @@ func (s *managerServer) open(ctx context.Context) error {
 	c.Patterns, c.ReplicaPath, c.StateDir = []string{cfg.Data + "/{{tenant}}.db"}, "{{tenant}}", cfg.State
 	c.MaxHotDatabases, c.ScanInterval, c.HotDuration = cfg.MaxHot, cfg.Scan, cfg.HotFor
 	c.ConnectionIdleTimeout, c.DeletedRetention = cfg.IdleConnections, cfg.DeletedRetention
+	c.Checkpoint = cfg.Checkpoint
 	c.Checksums, c.MaxStagedBytes = cfg.Checksums, cfg.MaxStagedBytes
 	c.Limits = litestream.MultiDBLimits{Connections: 3, MonitorWorkers: 4, SnapshotWorkers: 2, ReplicaWorkers: 4, S3Connections: 4}
 	store := litestream.NewStore(nil, nil)
@@ -111,8 +114,8 @@ func (s *managerServer) do(verb, arg string) (string, error) {
 		err := f.parse(arg)
 		s.network.rates.Store(&f)
 		return "", err
-	case "audit":
-		return s.audit()
+	case "metrics":
+		return s.metrics()
 	case "close":
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -124,6 +127,31 @@ func (s *managerServer) do(verb, arg string) (string, error) {
 	default:
 		return "", fmt.Errorf("unknown order %q", verb)
 	}
+}
+
+// metrics are what was done, by kind, and what failed.
+func (s *managerServer) metrics() (string, error) {
+	families, err := s.reg.Gather()
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, f := range families {
+		name := strings.TrimPrefix(f.GetName(), "litestream_multidb_")
+		switch name {
+		case "maintenance_actions_total", "failures_total", "promotions_total":
+		default:
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			b.WriteString(name)
+			for _, l := range m.GetLabel() {
+				b.WriteString("," + strings.ReplaceAll(l.GetValue(), " ", "-"))
+			}
+			fmt.Fprintf(&b, "=%v ", m.GetCounter().GetValue())
+		}
+	}
+	return b.String(), nil
 }
 
 func (s *managerServer) audit() (string, error) {

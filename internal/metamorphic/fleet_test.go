@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream"
 )
 
 // A fleet is many databases with their applications, and one manager that
@@ -62,7 +64,8 @@ func newFleet(seed uint64, dir string, tenantN int) *fleet {
 	f.mcfg = managerConfig{
 		Data: filepath.Join(dir, "data"), Replica: filepath.Join(dir, "replica"), State: filepath.Join(dir, "state"),
 		Log: filepath.Join(dir, "replicator.log"), Seed: seed, Faults: oneOf(rng, "0 0 0 0", "0 0 0 0", "100 0 0 0", "20 20 20 20"),
-		MaxHot: 5, Scan: between(rng, 50*ms, 400*ms), HotFor: between(rng, 100*ms, 1000*ms),
+		Checkpoint: oneOf(rng, litestream.MultiDBCheckpointNever, litestream.MultiDBCheckpointNever, litestream.MultiDBCheckpointPassive),
+		MaxHot:     min(oneOf(rng, 5, 5, 5, 40), max(2, tenantN/5)), Scan: between(rng, 50*ms, 400*ms), HotFor: between(rng, 100*ms, 1000*ms),
 		Monitor: between(rng, 10*ms, 100*ms), Sync: between(rng, 1*ms, 50*ms), IdleConnections: between(rng, 20*ms, 500*ms),
 		MaxStagedBytes: oneOf[int64](rng, 1<<30, 1<<30, 100_000), Checksums: rng.IntN(3) > 0,
 		Snapshot: between(rng, 100*ms, 2000*ms), SnapshotRetention: between(rng, 200*ms, 3*time.Second),
@@ -282,7 +285,7 @@ func TestFleetSoak(t *testing.T) {
 	reached := make(map[string]int)
 	deadline := time.Now().Add(*soakFor)
 	for s := seed; !t.Failed() && (s == seed || time.Now().Before(deadline)); s++ {
-		for what, n := range oneFleet(t, s, 8*time.Second+time.Duration(s%4)*6*time.Second, 200) {
+		for what, n := range oneFleet(t, s, 8*time.Second+time.Duration(s%4)*6*time.Second, oneOf(rand.New(rand.NewPCG(s, 5)), 200, 200, 40, 12, 12)) {
 			reached[what] += n
 		}
 	}

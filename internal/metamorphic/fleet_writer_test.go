@@ -3,6 +3,7 @@ package metamorphic
 import (
 	"bufio"
 	"context"
+	"database/sql/driver"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/mattn/go-sqlite3"
 )
 
 // Settings of a process that writes to many databases.
@@ -64,13 +67,21 @@ func runFleetWriter(cfg fleetWriterConfig) error {
 			// Some databases are written much more often than others.
 			name := w.names[int(float64(len(w.names))*w.rng.Float64()*w.rng.Float64())]
 			if err := w.step(name); err != nil && !isBusy(err) {
-				return fmt.Errorf("%s: %w", name, err)
+				return fmt.Errorf("%s: %w%s", name, err, extendedCode(err))
 			}
 		}
 		if w.rng.IntN(8) == 0 {
 			tick.Reset(time.Duration(1+w.rng.IntN(10)) * time.Millisecond)
 		}
 	}
+}
+
+// extendedCode names what SQLite's text leaves out.
+func extendedCode(err error) string {
+	if se, ok := errors.AsType[sqlite3.Error](err); ok {
+		return fmt.Sprintf(" (code %d)", se.ExtendedCode)
+	}
+	return ""
 }
 
 // obey carries out an order, and answers it where the parent waits for that.
@@ -149,7 +160,14 @@ func (w *fleetWriter) conn(name string) (*appConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	mode, err := c.row("PRAGMA journal_mode")
+	err = c.exec(fmt.Sprintf("PRAGMA wal_autocheckpoint=%d", oneOf(w.rng, 40, 40, 1000)))
+	if err == nil && w.rng.IntN(30) == 0 {
+		err = c.exec("PRAGMA locking_mode=exclusive")
+	}
+	var mode []driver.Value
+	if err == nil {
+		mode, err = c.row("PRAGMA journal_mode")
+	}
 	if err == nil && fmt.Sprintf("%s", mode[0]) != "wal" {
 		err = c.exec("PRAGMA journal_mode=" + oneOf(w.rng, "delete", "truncate", "persist"))
 	}
