@@ -43,10 +43,13 @@ type tenantFacts struct {
 	disturbed int  // looks that a change disturbed, since the last good one
 }
 
-// decideTenantView chooses what holds a database of a fleet still. A connection
-// is opened only where somebody else has one, so that it creates nothing. A
-// read-only one is the last resort: if the application closes meanwhile, the
-// log stays behind.
+// decideTenantView chooses what holds a database of a fleet still. Mostly that
+// is nothing but the proof that nobody wrote to the main file while it was read.
+// A connection is for those whose main file is written to again and again, and
+// only where somebody else has one, so that it creates nothing: whoever has a
+// connection may be the last to close it, and then SQLite moves the log into
+// the database in our name. A read-only one is the last resort: if the
+// application closes meanwhile, the log stays behind.
 func decideTenantView(f tenantFacts) viewKind {
 	tooOften := f.disturbed >= movedTooOften
 	switch {
@@ -56,7 +59,7 @@ func decideTenantView(f tenantFacts) viewKind {
 		return viewSliced
 	case !f.wal, !f.live:
 		return viewQuiet
-	case f.connect, f.readOnly && f.disturbed >= 2*movedTooOften:
+	case (f.connect || f.readOnly) && f.disturbed >= 2*movedTooOften:
 		return viewLocked
 	default:
 		return viewStill

@@ -88,6 +88,30 @@ func TestMultiDBManager_DeletedRetention(t *testing.T) {
 	f.close()
 }
 
+// A volume that is not mounted looks as if all databases of a pattern were
+// deleted. Their replicas stay until it matches something again.
+func TestMultiDBManager_DeletedAll(t *testing.T) {
+	t.Parallel()
+	f := newMemFleet(t)
+	f.cfg.DeletedRetention = time.Hour
+	makeRestedRows(t, f.path("a.db"), 1)
+	f.open()
+	f.awaitCounts(map[string]int{"clean": 1})
+	removeDB(t, f.path("a.db"))
+	f.awaitState("a.db", "gone")
+	f.advance(2 * time.Hour)
+	f.scans(3)
+	f.awaitState("a.db", "gone")
+	if len(f.client("a").Files(0)) == 0 {
+		t.Fatal("the replica was deleted although its pattern matches nothing")
+	}
+	makeRestedRows(t, f.path("b.db"), 1)
+	f.awaitState("b.db", "clean")
+	f.advance(2 * time.Hour)
+	f.awaitState("a.db", "")
+	f.close()
+}
+
 // A file that comes back while its replica is being deleted is a new database
 // afterwards: nothing is added to what is half deleted, whatever happens.
 func TestMultiDBManager_ComesBackWhileDeleted(t *testing.T) {

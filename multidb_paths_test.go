@@ -13,7 +13,7 @@ import (
 )
 
 // Two databases with one replica path: the later one fails, and names the other,
-// for as long as that is there.
+// for as long as that is there. A start with both is refused.
 func TestMultiDBManager_SameReplicaPath(t *testing.T) {
 	t.Parallel()
 	f := newMemFleet(t)
@@ -31,10 +31,14 @@ func TestMultiDBManager_SameReplicaPath(t *testing.T) {
 	f.awaitState("a.sqlite", "failed")
 	f.rows("a", 1)
 	f.close()
+	err := f.manager().Open(context.Background())
+	if err == nil || !strings.Contains(err.Error(), f.path("a.db")) || !strings.Contains(err.Error(), f.path("a.sqlite")) {
+		t.Fatalf("start: %v, want an error that names both", err)
+	}
+	removeDB(t, f.path("a.sqlite"))
 	f.open()
 	f.scans(1)
 	f.awaitState("a.db", "clean")
-	f.awaitFailed("a.sqlite", "same-replica-path")
 	f.close()
 	f.rows("a", 1)
 }

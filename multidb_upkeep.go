@@ -142,6 +142,9 @@ func (m *MultiDBManager) endUpkeepLocked(i uint32, s *DBState, run *upkeepRun, e
 	switch {
 	case errors.Is(err, errViewMoved), errors.Is(err, errPositionGone):
 		due = m.now().Add(upkeepSoon) // the database was written to at that moment
+	case errors.Is(err, errPatternEmpty):
+		due = m.now().Add(maxUpkeepRetry)
+		m.logger.Warn("the replica of a deleted database is kept", "db", path, "reason", err)
 	case err != nil:
 		m.metrics.maintained("run", failureClass(err))
 		pause := m.upkeepRetryLocked(i)
@@ -208,6 +211,9 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 		m.logger.Debug("what was known of the replica's files is lost", "db", path, "error", err)
 	}
 	if gone && !deleted.IsZero() && !deleted.After(m.now()) {
+		if m.matchesNothing(t.Pattern) {
+			return errPatternEmpty
+		}
 		return m.deleteTenant(ctx, i, path, client)
 	}
 	target := tenantTarget{Path: path, Client: client, Files: files, Note: func(change func(*tenantFiles)) {
@@ -219,6 +225,17 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 		target.Snapshot = func(ctx context.Context) (*ltx.FileInfo, error) { return m.snapshotTenant(ctx, i) }
 	}
 	return m.upkeeper.run(ctx, target)
+}
+
+// errPatternEmpty means that the last scan found no database of a pattern: a
+// volume that is not mounted looks as if everything was deleted, and then no
+// replica may be.
+var errPatternEmpty = errors.New("its pattern matches nothing, as if a volume was not mounted")
+
+func (m *MultiDBManager) matchesNothing(pattern int) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return pattern >= len(m.scans.matches) || m.scans.matches[pattern] == 0
 }
 
 // deleteTenant deletes the replica of a database that is gone, and forgets it.
