@@ -73,3 +73,6 @@ func (m *MultiDBManager) HotFacts() (lines []string) {
 	}
 	return lines
 }
+
+// len returns how many databases need maintenance some day.
+func (q *upkeepQueue) len() int { return len(q.heap) }

@@ -65,9 +65,6 @@ func (q *upkeepQueue) pop(now time.Time) (uint32, bool) {
 	return e.idx, true
 }
 
-// len returns how many databases need maintenance some day.
-func (q *upkeepQueue) len() int { return len(q.heap) }
-
 // dueBy returns how many are due at a time.
 func (q *upkeepQueue) dueBy(now time.Time) int { return q.heap.dueBy(0, now) }
 
