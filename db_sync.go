@@ -185,7 +185,7 @@ var errLeftoverLog = errors.New("the -wal of the replaced database lies beside t
 func (db *DB) checkLeftover(fp sqlitefile.Fingerprint) error {
 	seen, none := db.st.seen, wal.FileID{}
 	if seen.Main.ID != none && seen.Main.ID != fp.Main.ID && fp.WAL.ID != none && fp.WAL.ID == seen.WAL.ID &&
-		db.st.leftover == (wal.Print{}) {
+		db.st.leftover == (wal.Print{}) && db.sameLog() {
 		db.st.leftover = fp.WAL
 	}
 	if db.st.leftover == (wal.Print{}) {
@@ -196,6 +196,23 @@ func (db *DB) checkLeftover(fp sqlitefile.Fingerprint) error {
 		return nil
 	}
 	return errors.Join(errLeftoverLog, db.closeHandle(true))
+}
+
+// sameLog reports whether the log that lies there may be the one that was
+// captured. The number of its inode alone says little: one that was freed is
+// often given to the next file.
+func (db *DB) sameLog() bool {
+	if !db.st.cursor.HasFrames() {
+		return true
+	}
+	f, err := os.Open(sqlitefile.WALPath(db.path)) // which carries no locks
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	defer f.Close()
+	var header [wal.HeaderSize]byte
+	_, err = f.ReadAt(header[:], 0)
+	return err != nil || header == db.st.cursor.Header
 }
 
 // identify makes sure that what is open is the file that lies there now, and

@@ -118,6 +118,7 @@ func TestMultiDBManager_ComesBackWhileDeleted(t *testing.T) {
 	t.Parallel()
 	f := newMemFleet(t)
 	f.cfg.DeletedRetention = time.Hour
+	makeRestedRows(t, f.path("other.db"), 1)
 	makeRestedRows(t, f.path("a.db"), 1)
 	f.open()
 	f.awaitState("a.db", "clean")
@@ -164,6 +165,7 @@ func TestMultiDBManager_DeletedWhileHot(t *testing.T) {
 	f := newMemFleet(t)
 	f.cfg.HotDuration = time.Hour
 	f.cfg.DeletedRetention = 24 * time.Hour
+	makeRestedRows(t, f.path("other.db"), 1)
 	insert := appWith(t, f.path("a.db"), 3)
 	f.open()
 	f.awaitState("a.db", "hot")
