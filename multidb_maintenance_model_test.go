@@ -245,6 +245,9 @@ func (m *maintenanceModel) settle() {
 		m.fatalf("due at %s after a year of silence", due)
 	}
 	m.logf("%d runs to settle", m.runs-runs)
+	if data, err := m.files.MarshalBinary(); err != nil || len(data) == 0 {
+		return // the record was lost, and nothing uploaded since: nobody looks
+	}
 	if s := m.m.Settings; s.L0Retention > 0 && !m.gone && m.uploaded > 1 {
 		if names := m.client.names(0); len(names) > 2 || len(names) == 2 && names[0] != "1-1" {
 			m.fatalf("level 0 holds %v", names)

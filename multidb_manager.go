@@ -87,6 +87,7 @@ type MultiDBManager struct {
 	empty          bool                  // and held nothing at the start
 	bindAt         time.Time
 	started        bool          // databases may become hot
+	once           bool          // a single pass, whose maintenance is what was asked for
 	stopping       bool          // what is left is replicated, and then the process ends
 	stoppedAt      time.Time     // when that was decided, by the clock of the databases
 	ended          bool          // what is still open has to be let go
@@ -391,7 +392,7 @@ func (m *MultiDBManager) SyncOnce(ctx context.Context, opt SyncOnceOptions) erro
 		return errors.Join(err, perr)
 	}
 	m.mu.Lock()
-	m.started = true
+	m.started, m.once = true, true
 	bound := m.bound
 	m.mu.Unlock()
 	if !bound {

@@ -75,7 +75,7 @@ func (m *MultiDBManager) maintainDue() {
 	now := m.now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for m.bound && !m.stopping && len(m.underway) < 2*m.cfg.Limits.SnapshotWorkers {
+	for m.bound && !m.stopping && !m.once && len(m.underway) < 2*m.cfg.Limits.SnapshotWorkers {
 		i, ok := m.upkeep.pop(now)
 		if !ok {
 			return
