@@ -60,8 +60,6 @@ const (
 	tenantRecheck
 	// tenantDeleted: the file was gone at the last scan, whatever the state.
 	tenantDeleted
-	// tenantLinked: the path is a symbolic link.
-	tenantLinked
 	// tenantDoomed: its replica is being deleted, so that nothing may be added to
 	// it before that is done.
 	tenantDoomed
@@ -92,7 +90,6 @@ type DBState struct {
 
 	dir, name uint32 // in the table
 	group     uint32 // SetGroup; 0: none
-	pattern   uint16
 	nameLen   uint8
 	state     TenantState
 	flags     tenantFlags

@@ -759,15 +759,15 @@ func TestDBState_Reused(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := tab.At(i)
-	s.state, s.txid, s.pattern = TenantHot, 7, 3
+	s.state, s.txid = TenantHot, 7
 	s.changedAt, s.since, s.syncedAt = 1, 2, 3
-	for _, f := range []tenantFlags{tenantRecheck, tenantDeleted, tenantLinked} {
+	for _, f := range []tenantFlags{tenantRecheck, tenantDeleted, tenantDoomed} {
 		s.set(f, true)
 	}
 	p := wal.Print{ID: wal.FileID{Dev: 1, Ino: 2}, Size: 1}
 	for _, fp := range []sqlitefile.Fingerprint{{Main: p, WAL: p}, {}, {Main: p}} {
 		tab.SetFingerprint(i, &fp, true)
-		if !s.has(tenantRecheck) || !s.has(tenantDeleted) || !s.has(tenantLinked) || s.TXID() != 7 || s.pattern != 3 {
+		if !s.has(tenantRecheck) || !s.has(tenantDeleted) || !s.has(tenantDoomed) || s.TXID() != 7 {
 			t.Fatalf("SetFingerprint(%+v) changed something else: %+v", fp, *s)
 		}
 	}

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -266,25 +264,7 @@ func (m *maintenanceModel) settle() {
 //
 // LITESTREAM_SOAK sets for how long it runs, LITESTREAM_SEED the first seed.
 func TestMaintenance_Model(t *testing.T) {
-	budget := 6 * time.Second
-	if testing.Short() {
-		budget = time.Second
-	}
-	if s := os.Getenv("LITESTREAM_SOAK"); s != "" {
-		d, err := time.ParseDuration(s)
-		if err != nil {
-			t.Fatalf("LITESTREAM_SOAK=%q: %v", s, err)
-		}
-		budget = d
-	}
-	first := rand.Uint64()
-	if s := os.Getenv("LITESTREAM_SEED"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatalf("LITESTREAM_SEED=%q: %v", s, err)
-		}
-		first = n
-	}
+	budget, first := modelRun(t, 6*time.Second)
 	runs, restores := 0, 0
 	for start := time.Now(); time.Since(start) < budget; runs++ {
 		seed := first + uint64(runs)

@@ -69,6 +69,7 @@ func (f tenantFiles) due(s maintenanceSettings, path string) time.Time {
 	return due
 }
 
+// earliest returns the earlier of two times, of which zero is never.
 func earliest(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b

@@ -81,7 +81,6 @@ type MultiDBManager struct {
 	yieldSet       time.Time             // when yield was chosen
 	underway       map[uint32]*upkeepRun // maintenance that runs
 	upkeepFailures map[uint32]uint8      // in a row
-	forgotten      []string              // paths of databases whose ledgers have to be removed
 	sameBoot       bool                  // as when the registry was written
 	bound          bool                  // the replica is known to be the one of the registry
 	empty          bool                  // and held nothing at the start
@@ -254,15 +253,6 @@ func (m *MultiDBManager) tick(ctx context.Context) {
 
 // flush writes the records that changed.
 func (m *MultiDBManager) flush(ctx context.Context) {
-	m.mu.Lock()
-	forgotten := m.forgotten
-	m.forgotten = nil
-	m.mu.Unlock()
-	for _, path := range forgotten {
-		if err := removeTenantLedger(m.cfg.StateDir, path); err != nil {
-			m.logger.Warn("remove page ledger of a forgotten database", "db", path, "error", err)
-		}
-	}
 	if m.reg.Pending() == 0 {
 		return
 	}

@@ -239,7 +239,7 @@ func edit(t *testing.T, dir string, change func(*registry.Record)) {
 		t.Fatal(err)
 	}
 	for _, rec := range recs {
-		_, files, err := r.State(ctx, rec.ID)
+		files, err := r.Files(ctx, rec.ID)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -68,7 +68,6 @@ func (m *MultiDBManager) observe(e *scan.Entry, start time.Time, st *scanStats) 
 	}
 	m.table.See(i)
 	s := m.table.At(i)
-	s.set(tenantLinked, e.Linked)
 	s.set(tenantDeleted, false)
 	switch s.state {
 	case TenantUnknown, TenantGone:
@@ -116,7 +115,6 @@ func (m *MultiDBManager) discoverLocked(e *scan.Entry, fp sqlitefile.Fingerprint
 		m.logger.Error("take note of database", "db", e.Path(), "error", err)
 		return 0, false
 	}
-	m.table.At(i).pattern = uint16(e.Pattern)
 	if err := m.placeLocked(i); err != nil {
 		m.failLocked(i, &tenantFailure{err: err, fp: fp, lasting: true})
 	}
@@ -229,7 +227,7 @@ func (m *MultiDBManager) goneLocked(i uint32, s *DBState, now time.Time) bool {
 	m.queue.Remove(i)
 	delete(m.reasons, i)
 	s.state, s.changedAt, s.since = TenantGone, 0, secondsOf(now)
-	m.upkeep.set(i, earlier(m.upkeep.at(i), deletedDue(now, m.cfg.DeletedRetention)))
+	m.upkeep.set(i, earliest(m.upkeep.at(i), deletedDue(now, m.cfg.DeletedRetention)))
 	m.put(m.recordLocked(i), nil)
 	return true
 }

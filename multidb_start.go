@@ -117,24 +117,26 @@ func (m *MultiDBManager) load(ctx context.Context) error {
 	if !m.tenants.distinct() {
 		m.paths = make(map[uint64]uint32)
 	}
-	now := m.now()
+	unwanted := make(map[uint32]string)
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	var unwanted []uint32
 	err := m.reg.Load(ctx, func(rec *registry.Record) error {
-		if !m.loadLocked(rec, info, now) {
-			unwanted = append(unwanted, rec.ID)
-			m.forgotten = append(m.forgotten, rec.Path)
+		if !m.loadLocked(rec, info, m.now()) {
+			unwanted[rec.ID] = rec.Path
 		}
 		return nil
 	})
+	n := m.table.Len()
+	m.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	for _, id := range unwanted {
+	for id, path := range unwanted {
 		m.reg.Delete(id)
+		if err := removeTenantLedger(m.cfg.StateDir, path); err != nil {
+			m.logger.Warn("remove page ledger of a forgotten database", "db", path, "error", err)
+		}
 	}
-	if n := m.table.Len(); n > 0 {
+	if n > 0 {
 		m.logger.Info("registry loaded", "databases", n, "clean_stop", info.Clean, "same_boot", info.SameBoot)
 	}
 	return nil
@@ -173,7 +175,7 @@ func (m *MultiDBManager) loadLocked(rec *registry.Record, info registry.Info, no
 	case TenantGone:
 		s.state, s.since = TenantGone, secondsOf(rec.GoneAt)
 		s.set(tenantDoomed, rec.State&recordDoomed != 0)
-		m.upkeep.set(i, earlier(rec.Due, deletedDue(rec.GoneAt, m.cfg.DeletedRetention)))
+		m.upkeep.set(i, earliest(rec.Due, deletedDue(rec.GoneAt, m.cfg.DeletedRetention)))
 		s.set(tenantDeleted, true)
 	default: // it is looked at as if it were new
 	}

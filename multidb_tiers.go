@@ -207,13 +207,15 @@ func (m *MultiDBManager) seed(ctx context.Context, d *DynamicDB, db *DB) error {
 	} else if !d.known {
 		return db.seedUnconfirmed(0, nil)
 	}
-	ledger, files, err := m.reg.State(ctx, d.idx+1)
+	ledger, err := m.reg.Ledger(ctx, d.idx+1)
 	if err != nil {
 		return err
 	}
-	if err := m.loadFiles(d, files); err != nil {
-		m.logger.Debug("what was known of the replica's files is lost", "db", d.path, "error", err)
+	stored, err := m.reg.Files(ctx, d.idx+1)
+	if err != nil {
+		return err
 	}
+	m.loadFiles(d, stored)
 	if d.unsure {
 		err = db.seedUnconfirmed(d.txid, ledger)
 	} else {

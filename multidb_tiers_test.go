@@ -212,7 +212,7 @@ func popFromModel(t *testing.T, q *upkeepQueue, model map[uint32]time.Time, now 
 	t.Helper()
 	oldest := time.Time{}
 	for _, when := range model {
-		oldest = earlier(oldest, when)
+		oldest = earliest(oldest, when)
 	}
 	idx, ok := q.pop(now)
 	if want := !oldest.IsZero() && !oldest.After(now); ok != want {

@@ -58,15 +58,26 @@ func (m *MultiDBManager) noteFiles(d *DynamicDB, change func(*tenantFiles)) {
 
 // loadFiles gives an opened database what the registry knows of its files.
 // While maintenance runs, that knows more.
-func (m *MultiDBManager) loadFiles(d *DynamicDB, stored []byte) error {
+func (m *MultiDBManager) loadFiles(d *DynamicDB, stored []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if run := m.underway[d.idx]; run != nil && run.known {
-		return nil
-	} else if run != nil {
+	run := m.underway[d.idx]
+	if run != nil && run.known {
+		return
+	}
+	*m.filesLocked(d) = m.decodeFiles(d.path, stored)
+	if run != nil {
 		run.known = true
 	}
-	return m.filesLocked(d).UnmarshalBinary(stored)
+}
+
+// decodeFiles returns what the registry knows of the files on the replica of a
+// database. What is damaged costs a listing.
+func (m *MultiDBManager) decodeFiles(path string, stored []byte) (files tenantFiles) {
+	if err := files.UnmarshalBinary(stored); err != nil {
+		m.logger.Debug("what was known of the replica's files is lost", "db", path, "error", err)
+	}
+	return files
 }
 
 // maintainDue hands what is due to the workers, twice as many at a time as
@@ -153,7 +164,7 @@ func (m *MultiDBManager) endUpkeepLocked(i uint32, s *DBState, run *upkeepRun, e
 			due = retry
 		}
 	case s.state == TenantGone:
-		due = earlier(due, deletedDue(s.Since(), m.cfg.DeletedRetention))
+		due = earliest(due, deletedDue(s.Since(), m.cfg.DeletedRetention))
 		fallthrough
 	default:
 		m.metrics.maintained("run", "ok")
@@ -172,14 +183,6 @@ func (m *MultiDBManager) endUpkeepLocked(i uint32, s *DBState, run *upkeepRun, e
 	m.put(rec, nil)
 }
 
-// earlier returns the earlier of two times, of which zero is never.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
-}
-
 func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string, run *upkeepRun) error {
 	t, err := m.tenants.Lookup(path)
 	if err != nil {
@@ -189,7 +192,7 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 	if err != nil {
 		return err
 	}
-	_, stored, err := m.reg.State(ctx, i+1)
+	stored, err := m.reg.Files(ctx, i+1)
 	if err != nil {
 		return err
 	}
@@ -202,14 +205,11 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 	gone := s.state == TenantGone
 	deleted := deletedDue(s.Since(), m.cfg.DeletedRetention)
 	if !open && !run.known {
-		err = run.files.UnmarshalBinary(stored)
+		run.files = m.decodeFiles(path, stored)
 	}
 	run.known = true
 	files := run.files
 	m.mu.Unlock()
-	if err != nil {
-		m.logger.Debug("what was known of the replica's files is lost", "db", path, "error", err)
-	}
 	if gone && !deleted.IsZero() && !deleted.After(m.now()) {
 		if m.matchesNothing(t.Pattern) {
 			return errPatternEmpty
@@ -308,7 +308,7 @@ func (m *MultiDBManager) ensureHot(i uint32) *DynamicDB {
 // noteCold applies a change to what is known of the files of a database that
 // may be cold.
 func (m *MultiDBManager) noteCold(ctx context.Context, i uint32, change func(*tenantFiles)) error {
-	_, stored, err := m.reg.State(ctx, i+1)
+	stored, err := m.reg.Files(ctx, i+1)
 	if err != nil {
 		return err
 	}
@@ -322,12 +322,10 @@ func (m *MultiDBManager) noteCold(ctx context.Context, i uint32, change func(*te
 		change(m.filesLocked(d))
 		return nil
 	}
-	var files tenantFiles
-	if err := files.UnmarshalBinary(stored); err != nil {
-		m.logger.Debug("what was known of the replica's files is lost", "db", m.table.Path(i), "error", err)
-	}
+	path := m.table.Path(i)
+	files := m.decodeFiles(path, stored)
 	change(&files)
-	m.upkeep.set(i, files.due(m.upkeeper.Settings, m.table.Path(i)))
+	m.upkeep.set(i, files.due(m.upkeeper.Settings, path))
 	rec := m.recordLocked(i)
 	rec.Files = files.encode()
 	m.put(rec, nil)

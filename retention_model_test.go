@@ -251,14 +251,11 @@ func (m *retentionModel) check() {
 	}
 }
 
-// TestRetention_Model runs random schedules of writes, uploads, compactions,
-// snapshots, retention passes, crashes between deletions and restarts on a
-// fake clock. After every step every promised position must be restorable with
-// the right content, and no file of a running restore may be gone.
-//
-// LITESTREAM_SOAK sets for how long it runs, LITESTREAM_SEED the first seed.
-func TestRetention_Model(t *testing.T) {
-	budget := 8 * time.Second
+// modelRun returns for how long a model test runs, and its first seed:
+// LITESTREAM_SOAK and LITESTREAM_SEED set them.
+func modelRun(t *testing.T, usual time.Duration) (budget time.Duration, first uint64) {
+	t.Helper()
+	budget, first = usual, rand.Uint64()
 	if testing.Short() {
 		budget = time.Second
 	}
@@ -269,7 +266,6 @@ func TestRetention_Model(t *testing.T) {
 		}
 		budget = d
 	}
-	first := rand.Uint64()
 	if s := os.Getenv("LITESTREAM_SEED"); s != "" {
 		n, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
@@ -277,6 +273,17 @@ func TestRetention_Model(t *testing.T) {
 		}
 		first = n
 	}
+	return budget, first
+}
+
+// TestRetention_Model runs random schedules of writes, uploads, compactions,
+// snapshots, retention passes, crashes between deletions and restarts on a
+// fake clock. After every step every promised position must be restorable with
+// the right content, and no file of a running restore may be gone.
+//
+// LITESTREAM_SOAK sets for how long it runs, LITESTREAM_SEED the first seed.
+func TestRetention_Model(t *testing.T) {
+	budget, first := modelRun(t, 8*time.Second)
 	runs, restores, deleted := 0, 0, 0
 	for start := time.Now(); time.Since(start) < budget; runs++ {
 		seed := first + uint64(runs)
