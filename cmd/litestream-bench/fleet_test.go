@@ -395,6 +395,20 @@ func TestFleet_BareScan(t *testing.T) {
 	}
 }
 
+func TestFleet_BareWrites(t *testing.T) {
+	dir := t.TempDir()
+	if rate, err := bareWrites(dir, 30); err != nil || rate <= 0 {
+		t.Errorf("%f files/s, %v", rate, err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*", "*", "ltx", "0", "*.ltx"))
+	if err != nil || len(files) != 30 {
+		t.Errorf("%d files, %v, want 30", len(files), err)
+	}
+	if _, err := bareWrites(files[0], 30); err == nil {
+		t.Error("no error where a folder cannot be made")
+	}
+}
+
 // TestFleet_Run runs the whole benchmark on a few tenants.
 func TestFleet_Run(t *testing.T) {
 	if testing.Short() {

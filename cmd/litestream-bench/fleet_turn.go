@@ -152,6 +152,11 @@ func (t *fleetTurn) firstBackup(ctx context.Context) error {
 	t.setRequests("backup_requests", t.fleet.n)
 	files, _, err := t.replica.size()
 	t.run.set("backup_files", float64(files))
+	if _, ok := t.replica.(*fileReplica); err != nil || t.tool.upstream || !ok {
+		return err
+	}
+	bare, err := bareWrites(filepath.Join(t.fleet.dir, "bare"), t.fleet.n)
+	t.run.set("bare_write_rate", bare)
 	return err
 }
 
