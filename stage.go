@@ -3,6 +3,7 @@ package litestream
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/superfly/ltx"
 )
@@ -15,6 +16,9 @@ type stagedFile struct {
 	// the file already. From then on it must not change or go away until the
 	// outcome is known.
 	attempted bool
+	// at is when it was staged, in nanoseconds since the epoch. What an earlier
+	// process staged counts from the start of this one.
+	at int64
 }
 
 // stage is the queue of captured files between a database, which adds to it,
@@ -50,6 +54,7 @@ func (s *stage) chargeLocked(n int64) {
 func (s *stage) add(f stagedFile) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	f.at = time.Now().UnixNano()
 	s.files = append(s.files, f)
 	s.chargeLocked(f.Size)
 }
@@ -58,11 +63,16 @@ func (s *stage) add(f stagedFile) {
 func (s *stage) reset(acked ltx.TXID, files []stagedFile) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	at := time.Now().UnixNano()
+	if len(s.files) > 0 {
+		at = s.files[0].at // it does not wait for less long because the storage is asked again
+	}
 	s.acked, s.files = acked, files
 	s.givenUp++
 	var bytes int64
-	for _, f := range s.files {
-		bytes += f.Size
+	for i := range s.files {
+		s.files[i].at = at
+		bytes += s.files[i].Size
 	}
 	s.chargeLocked(bytes - s.bytes)
 }
@@ -131,6 +141,17 @@ func (s *stage) pending() (n int, bytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.files), s.bytes
+}
+
+// oldest returns when the file that waits for longest was staged, or the zero
+// time if none waits.
+func (s *stage) oldest() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.files) == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, s.files[0].at)
 }
 
 // over reports whether this database has to stop staging.

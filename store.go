@@ -76,6 +76,9 @@ type managedDB struct {
 	sync, upload, maintain failures // each used by one task at a time
 	// uploadFailing is set by the upload task; whoever stages a file reads it.
 	uploadFailing atomic.Bool
+	// lookedAt is when a look last succeeded, or when the database came to the
+	// store, in nanoseconds since the epoch.
+	lookedAt atomic.Int64
 }
 
 // failures spaces out what fails and how often that is logged.
@@ -159,6 +162,7 @@ func (s *Store) prepare(ctx context.Context) error {
 // newManaged returns what the store keeps of a database, without any task.
 func (s *Store) newManaged(db *DB) *managedDB {
 	m := &managedDB{db: db}
+	m.lookedAt.Store(time.Now().UnixNano())
 	for i := range m.tasks {
 		m.tasks[i] = scheduled{m: m, kind: taskKind(i), index: -1}
 	}

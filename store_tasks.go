@@ -44,6 +44,8 @@ func (s *Store) runSync(ctx context.Context, m *managedDB) {
 	next := start.Add(m.db.MonitorInterval)
 	if err != nil {
 		next = time.Now().Add(m.sync.delay.Next())
+	} else {
+		m.lookedAt.Store(start.UnixNano())
 	}
 	s.sched.at(next, m, taskSync)
 	if m.tenant != nil {

@@ -36,6 +36,9 @@ type Config struct {
 	ShutdownSyncTimeout  *time.Duration `yaml:"shutdown-sync-timeout"`
 	ShutdownSyncInterval *time.Duration `yaml:"shutdown-sync-interval"`
 
+	HeartbeatURL      string         `yaml:"heartbeat-url"` // a secret: services know their users by it
+	HeartbeatInterval *time.Duration `yaml:"heartbeat-interval"`
+
 	Checksums      *bool     `yaml:"checksums"`        // ours: default for all databases
 	MaxStagedBytes *ByteSize `yaml:"max-staged-bytes"` // ours: whole process
 

@@ -66,8 +66,8 @@ var configKeys = append([]configKey{
 	{name: "max-staged-bytes", scope: scopeRoot},
 	{name: "mcp-addr", scope: scopeRoot, since: later},
 	{name: "verify-compaction", scope: scopeRoot, since: later},
-	{name: "heartbeat-url", scope: scopeRoot, since: later},
-	{name: "heartbeat-interval", scope: scopeRoot, since: later},
+	{name: "heartbeat-url", scope: scopeRoot},
+	{name: "heartbeat-interval", scope: scopeRoot},
 	{name: "multi-db", scope: scopeRoot, child: scopeMultiDB},
 
 	{name: "enabled", scope: scopeMultiDB},

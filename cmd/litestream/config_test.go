@@ -259,7 +259,9 @@ func TestParseConfig_Errors(t *testing.T) {
 		},
 		{"Socket", "socket:\n  enabled: true", "socket.enabled (line 2): not supported yet"},
 		{"MCP", "mcp-addr: :80", "mcp-addr (line 1): not supported yet"},
-		{"Heartbeat", "heartbeat-url: http://x\nheartbeat-interval: 5m", "heartbeat-url (line 1): not supported yet\nheartbeat-interval (line 2): not supported yet"},
+		{"Heartbeat", "heartbeat-url: ftp://h/secret\nheartbeat-interval: 59s", "heartbeat-interval (line 2): must be at least 1 minute (got 59s)\nheartbeat-url (line 1): must start with http:// or https:// (got ftp://h/***)"},
+		{"HeartbeatZero", "heartbeat-interval: 0", "heartbeat-interval (line 1): must be at least 1 minute (got 0s)"},
+		{"HeartbeatHost", "heartbeat-url: http://", "heartbeat-url (line 1): is not a URL with a host"},
 		{"Validation", "validation: {interval: 5m}", "validation.interval (line 1): not supported yet"},
 		{"VerifyCompaction", "verify-compaction: true", "verify-compaction (line 1): not supported yet"},
 		{"AutoRecover", replica("path: /r, auto-recover: true"), "dbs[0].replica.auto-recover (line 3): not supported yet"},
@@ -285,7 +287,7 @@ func TestParseConfig_Off(t *testing.T) {
 	cfg := mustParse(t, `
 mcp-addr: ""
 heartbeat-url:
-heartbeat-interval: 0
+heartbeat-interval:
 validation: {interval: 0}
 verify-compaction: false
 auto-recover: off

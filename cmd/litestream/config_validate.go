@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
@@ -90,7 +91,9 @@ func (c *Config) validateRoot() []error {
 		{"shutdown-sync-timeout", c.ShutdownSyncTimeout, c.keyLine("shutdown-sync-timeout"), 0, "must not be negative"},
 		{"shutdown-sync-interval", c.ShutdownSyncInterval, c.keyLine("shutdown-sync-interval"), 1, positive},
 		{"sync-interval", c.SyncInterval, c.keyLine("sync-interval"), 1, positive},
+		{"heartbeat-interval", c.HeartbeatInterval, c.keyLine("heartbeat-interval"), litestream.MinHeartbeatInterval, "must be at least 1 minute"},
 	}...))
+	errs = append(errs, c.validateHeartbeat())
 	errs = append(errs, checkLevels("", c.Levels, c.keyLine("levels"))...)
 	if c.MaxStagedBytes != nil && *c.MaxStagedBytes <= 0 {
 		errs = append(errs, &configError{Field: "max-staged-bytes", Line: c.keyLine("max-staged-bytes"), Reason: positive, Got: fmt.Sprint(*c.MaxStagedBytes)})
@@ -100,6 +103,21 @@ func (c *Config) validateRoot() []error {
 			fmt.Sprintf("%s is shorter than snapshot.interval, %s: the newest snapshot is kept all the same", c.snapshotRetention(), c.snapshotInterval()))
 	}
 	return errs
+}
+
+// validateHeartbeat checks the URL without naming what is secret in it.
+func (c *Config) validateHeartbeat() error {
+	if c.HeartbeatURL == "" {
+		return nil
+	}
+	u, err := url.Parse(c.HeartbeatURL)
+	switch {
+	case !strings.HasPrefix(c.HeartbeatURL, "http://") && !strings.HasPrefix(c.HeartbeatURL, "https://"):
+		return &configError{Field: "heartbeat-url", Line: c.keyLine("heartbeat-url"), Reason: "must start with http:// or https://", Got: litestream.RedactHeartbeatURL(c.HeartbeatURL)}
+	case err != nil || u.Host == "":
+		return &configError{Field: "heartbeat-url", Line: c.keyLine("heartbeat-url"), Reason: "is not a URL with a host"}
+	}
+	return nil
 }
 
 func checkLevels(prefix string, levels []*LevelConfig, line int) []error {

@@ -26,6 +26,9 @@ type runner interface {
 
 	// SyncOnce, in place of Open, syncs every database and its replica once.
 	SyncOnce(ctx context.Context, opts litestream.SyncOnceOptions) error
+
+	// CheckHealth returns why not everything counts as replicated.
+	CheckHealth(maxAge time.Duration) error
 }
 
 // closeGrace is how long a runner may take to return after its context ended.
@@ -61,7 +64,10 @@ func (r *replication) run(ctx context.Context) error {
 	metrics := newMetricsServer(r.cfg.Addr, registry, r.logger)
 	metrics.open(ctx)
 
+	heartbeat := r.startHeartbeat(ctx)
+
 	err := r.work(ctx)
+	heartbeat.Close()
 	switch {
 	case errors.Is(err, errAborted):
 	case err != nil && r.opts.once:
@@ -74,6 +80,21 @@ func (r *replication) run(ctx context.Context) error {
 		r.logger.Info("litestream shut down")
 	}
 	return err
+}
+
+// startHeartbeat begins to tell a monitoring service that all is well, if one
+// is configured. A single pass does not: it ends before anything is due.
+func (r *replication) startHeartbeat(ctx context.Context) *litestream.Heartbeat {
+	h := &litestream.Heartbeat{
+		URL:      r.cfg.HeartbeatURL,
+		Interval: orDefault(r.cfg.HeartbeatInterval, litestream.DefaultHeartbeatInterval),
+		Check:    r.runner.CheckHealth,
+		Logger:   r.logger.With("system", "store"),
+	}
+	if h.URL != "" && !r.opts.once {
+		h.Open(ctx)
+	}
+	return h
 }
 
 // open restores what is missing and starts the runner. A signal cancels it.

@@ -71,6 +71,8 @@ func (f *fakeRunner) SyncOnce(ctx context.Context, opts litestream.SyncOnceOptio
 	return nil
 }
 
+func (f *fakeRunner) CheckHealth(time.Duration) error { return nil }
+
 // replicateRun is a replicate command in this process.
 type replicateRun struct {
 	runner  *fakeRunner

@@ -55,6 +55,7 @@ var mayStartGoroutines = []string{
 	"store.go",
 	"scheduler.go",
 	"multidb_manager.go",
+	"heartbeat.go",              // the one request under way, which Close waits for
 	"restore*.go",               // parallel reads ahead of the writer
 	"s3/list_metadata.go",       // parallel requests of one listing, which waits for them
 	"s3/upload_multipart.go",    // parallel parts of one upload, which waits for them
