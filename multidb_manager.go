@@ -61,6 +61,7 @@ type MultiDBManager struct {
 	stop   context.CancelFunc // of the loop
 	wg     sync.WaitGroup
 	wake   chan struct{} // capacity 1: there may be something to do
+	rounds rounds        // of the loop, and files that scans looked at
 
 	bindDelay backoff.Backoff // used by the loop alone, like bindLog
 	bindLog   backoff.Limiter
@@ -126,6 +127,7 @@ func NewMultiDBManager(cfg MultiDBConfig, store *Store, clients TenantClients) (
 		scanner:           scanner,
 		now:               time.Now,
 		wake:              make(chan struct{}, 1),
+		rounds:            newRounds(),
 		table:             newDBTable(),
 		hot:               make(map[uint32]*DynamicDB),
 		reasons:           make(map[uint32]*tenantFailure),
@@ -236,6 +238,7 @@ func (m *MultiDBManager) loop(ctx context.Context) {
 			m.tick(ctx)
 		case <-m.wake:
 			m.flush(ctx)
+		case <-m.rounds.asked:
 		}
 	}
 }

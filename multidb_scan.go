@@ -35,6 +35,7 @@ func (m *MultiDBManager) scan(ctx context.Context) {
 	st := scanStats{}
 	res, err := m.scanner.Scan(ctx, func(e *scan.Entry) error {
 		m.observe(e, start, &st)
+		m.rounds.step()
 		return nil
 	})
 	if err != nil {

@@ -35,10 +35,12 @@ type scheduler struct {
 	mu   sync.Mutex // guards heap and the index and due of what is in it
 	heap taskHeap
 	wake chan struct{} // capacity 1: the head has changed
+
+	rounds rounds
 }
 
 func newScheduler(run func(*managedDB, taskKind)) *scheduler {
-	return &scheduler{run: run, wake: make(chan struct{}, 1)}
+	return &scheduler{run: run, wake: make(chan struct{}, 1), rounds: newRounds()}
 }
 
 // at makes a task due at t. If it is scheduled already, the earlier time counts.
@@ -100,6 +102,7 @@ func (s *scheduler) loop(ctx context.Context) {
 		item, wait := s.next(time.Now())
 		if item != nil {
 			s.run(item.m, item.kind)
+			s.rounds.step()
 			continue
 		}
 		timer.Reset(wait)
@@ -108,6 +111,7 @@ func (s *scheduler) loop(ctx context.Context) {
 			return
 		case <-s.wake:
 		case <-timer.C:
+		case <-s.rounds.asked:
 		}
 	}
 }

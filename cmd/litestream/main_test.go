@@ -15,7 +15,17 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain fails the run if a test leaves a goroutine behind. In a child
+// process of a test it is the command itself.
+func TestMain(m *testing.M) {
+	if os.Getenv(runMainEnv) != "" {
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// runMainEnv is the variable that makes the test's binary the command.
+const runMainEnv = "LITESTREAM_TEST_RUN_MAIN"
 
 // result is what a command line printed and returned.
 type result struct {

@@ -43,6 +43,7 @@ type replication struct {
 	logger *slog.Logger
 
 	runner  runner
+	service *service
 	signals <-chan os.Signal
 	stopped bool // a signal asked for the end
 }
@@ -53,6 +54,8 @@ func (r *replication) run(ctx context.Context) error {
 	signals, stop := r.app.signals()
 	defer stop()
 	r.signals = signals
+	r.service = newService(r.logger)
+	defer r.service.close()
 
 	registry := newMetricsRegistry()
 	if err := r.open(ctx, registry); r.stopped && !r.opts.once && errors.Is(err, errInterrupted) {
@@ -63,10 +66,11 @@ func (r *replication) run(ctx context.Context) error {
 	}
 	metrics := newMetricsServer(r.cfg.Addr, registry, r.logger)
 	metrics.open(ctx)
-
 	heartbeat := r.startHeartbeat(ctx)
+	r.service.ready(ctx, r.runner)
 
 	err := r.work(ctx)
+	r.service.stopping(ctx)
 	heartbeat.Close()
 	switch {
 	case errors.Is(err, errAborted):
