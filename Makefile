@@ -56,6 +56,14 @@ bench-fleet: build upstream ## 1k, 10k and 100k databases on one host, upstream 
 	go run ./cmd/litestream-bench fleet -litestream bin/litestream -upstream $(LITESTREAM_TEST_UPSTREAM) -versitygw $(LITESTREAM_TEST_VERSITYGW) -replica s3 -sizes 10k $(BENCH_FLAGS)
 	go run ./cmd/litestream-bench fleet -litestream bin/litestream -upstream "" -wal -sizes 100k -load 0 -burst 0 -verify 0 $(BENCH_FLAGS)
 
+.PHONY: cross
+cross: ## vet and compile for linux/arm64 and macOS, as far as goes here
+	scripts/cross.sh
+
+.PHONY: cross-tools
+cross-tools: ## install the C cross compiler and qemu for linux/arm64 (apt)
+	@scripts/install.sh cross
+
 .PHONY: lint
 lint: $(GOLANGCI) ## gofmt, go vet and golangci-lint
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \

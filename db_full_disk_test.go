@@ -5,38 +5,19 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
-	"syscall"
 	"testing"
 	"time"
 
 	litestream "github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/internal/knob"
+	"github.com/benbjohnson/litestream/internal/testutil"
 )
-
-// smallDisk returns a folder on a file system of its own with so many bytes.
-func smallDisk(tb testing.TB, size string) string {
-	tb.Helper()
-	if runtime.GOOS != "linux" {
-		tb.Skip("mounts a tmpfs: Linux only")
-	}
-	dir := tb.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		tb.Skipf("cannot mount a tmpfs here: %v", err)
-	}
-	tb.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			tb.Error(err)
-		}
-	})
-	return dir
-}
 
 // While the staging disk is full nothing is staged half, the database is let
 // go so that the application's own checkpoints work, and all is captured once
 // there is room again.
 func TestDB_StagingDiskFull(t *testing.T) {
-	disk, dir := smallDisk(t, "2m"), t.TempDir()
+	disk, dir := testutil.SmallDisk(t, "2m"), t.TempDir()
 	path, replica := filepath.Join(dir, "db"), filepath.Join(dir, "replica")
 	app := openApp(t, path, "_journal_mode=wal")
 	mustExec(t, app, "CREATE TABLE t (x)")
@@ -84,12 +65,10 @@ func TestDB_StagingDiskFull(t *testing.T) {
 // A large database at rest on a file system that cannot be written to is
 // captured without a connection, which would need a log and its index there.
 func TestDB_ReadOnlyFileSystem(t *testing.T) {
-	disk, dir := smallDisk(t, "2m"), t.TempDir()
+	disk, dir := testutil.SmallDisk(t, "2m"), t.TempDir()
 	path, replica := filepath.Join(disk, "db"), filepath.Join(dir, "replica")
 	makeRested(t, path)
-	if err := syscall.Mount("tmpfs", disk, "tmpfs", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
-	}
+	testutil.LockDisk(t, disk)
 	db := replicated(t, path, replica)
 	db.SetMetaPath(filepath.Join(dir, "meta"))
 	db.Tune(knob.DB{Now: func() time.Time { return time.Now().Add(time.Hour) }, RestBytes: 1})

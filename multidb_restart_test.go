@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	litestream "github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/internal/knob"
 	"github.com/benbjohnson/litestream/internal/registry"
@@ -29,7 +27,7 @@ func TestMultiDBManager_RestartAndIdle(t *testing.T) {
 	f.replicated()
 	f.close()
 	f.resetCounts()
-	opened := watchOpens(t, f.dir)
+	opened := testutil.WatchOpens(t, f.dir)
 	f.open()
 	f.scans(10)
 	f.awaitCounts(map[string]int{"clean": 9})
@@ -50,36 +48,6 @@ func TestMultiDBManager_RestartAndIdle(t *testing.T) {
 	f.close()
 }
 
-// watchOpens tells which files of a folder were opened.
-func watchOpens(t *testing.T, dir string) func() []string {
-	t.Helper()
-	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_OPEN); err != nil {
-		t.Fatal(err)
-	}
-	return func() (names []string) {
-		buf := make([]byte, 64<<10)
-		for {
-			n, err := unix.Read(fd, buf)
-			if errors.Is(err, unix.EAGAIN) || n <= 0 {
-				return names
-			}
-			for b := buf[:n]; len(b) >= unix.SizeofInotifyEvent; {
-				size := int(b[12]) | int(b[13])<<8
-				mask := uint32(b[4]) | uint32(b[5])<<8 | uint32(b[6])<<16 | uint32(b[7])<<24
-				if name := b[unix.SizeofInotifyEvent : unix.SizeofInotifyEvent+size]; mask&unix.IN_ISDIR == 0 {
-					names = append(names, strings.TrimRight(string(name), "\x00"))
-				}
-				b = b[unix.SizeofInotifyEvent+size:]
-			}
-		}
-	}
-}
-
 // After a reboot each database is looked at once, and what is unchanged costs
 // no upload.
 func TestMultiDBManager_Reboot(t *testing.T) {
@@ -92,7 +60,7 @@ func TestMultiDBManager_Reboot(t *testing.T) {
 	f.close()
 	f.setup = func(m *litestream.MultiDBManager) { m.Tune(knob.Fleet{BootID: [16]byte{1, 2, 3}}) }
 	f.resetCounts()
-	opened := watchOpens(t, f.dir)
+	opened := testutil.WatchOpens(t, f.dir)
 	f.open()
 	f.scans(1)
 	f.awaitCounts(map[string]int{"clean": 7})

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs one thing that tests or lint need: upstream | versitygw | golangci-lint | ceph.
+# Installs one thing that tests or lint need:
+# upstream | versitygw | golangci-lint | ceph | cross.
 # Go programs go into $LITESTREAM_TEST_CACHE/bin; what is there in the wanted
 # version is left alone, so that no network is needed then.
 set -euo pipefail
@@ -24,10 +25,24 @@ install_go() {
   rm -rf "$tmp"
 }
 
+# install_apt PACKAGES: installs packages of the distribution. WHAT and HINT say
+# what they are for and what to do without root.
+install_apt() {
+  local sudo=""
+  if [ "$(id -u)" != 0 ]; then sudo="sudo -n"; fi
+  if ! command -v apt-get >/dev/null || ! $sudo true 2>/dev/null; then
+    echo "$WHAT is not installed, and installing it needs apt-get and root." >&2
+    echo "$HINT" >&2
+    return 1
+  fi
+  echo "installing $WHAT with apt-get (once)"
+  $sudo apt-get update -q
+  $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
+}
+
 # install_ceph installs Ceph's object gateway from the distribution. Nothing is
 # started: the packages' units do nothing without /etc/ceph/ceph.conf.
 install_ceph() {
-  local sudo=""
   if [ "${LITESTREAM_TEST_CEPH:-}" = off ]; then
     echo "Ceph RGW: left out (LITESTREAM_TEST_CEPH=off)"
     return
@@ -35,16 +50,19 @@ install_ceph() {
   if type radosgw radosgw-admin ceph-mon ceph-osd ceph-authtool monmaptool osdmaptool >/dev/null 2>&1; then
     return
   fi
-  if [ "$(id -u)" != 0 ]; then sudo="sudo -n"; fi
-  if ! command -v apt-get >/dev/null || ! $sudo true 2>/dev/null; then
-    echo "Ceph RGW is not installed, and installing it needs apt-get and root." >&2
-    echo "Install radosgw, ceph-mon, ceph-osd and ceph-common, or set LITESTREAM_TEST_CEPH=off to test without it." >&2
-    return 1
+  WHAT="Ceph RGW"
+  HINT="Install radosgw, ceph-mon, ceph-osd and ceph-common, or set LITESTREAM_TEST_CEPH=off to test without it."
+  install_apt radosgw ceph-mon ceph-osd ceph-common
+}
+
+# install_cross installs what builds and runs programs of linux/arm64.
+install_cross() {
+  if type aarch64-linux-gnu-gcc qemu-aarch64-static >/dev/null 2>&1; then
+    return
   fi
-  echo "installing Ceph RGW with apt-get (once)"
-  $sudo apt-get update -q
-  $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
-    radosgw ceph-mon ceph-osd ceph-common
+  WHAT="the cross compiler"
+  HINT="Without it make cross only type-checks for linux/arm64."
+  install_apt gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
 }
 
 case ${1:-} in
@@ -54,8 +72,9 @@ upstream)
 versitygw) install_go versitygw github.com/versity/versitygw/cmd/versitygw v1.8.0 '-s -w' ;;
 golangci-lint) install_go golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0 '-s -w' ;;
 ceph) install_ceph ;;
+cross) install_cross ;;
 *)
-  echo "usage: $0 upstream|versitygw|golangci-lint|ceph" >&2
+  echo "usage: $0 upstream|versitygw|golangci-lint|ceph|cross" >&2
   exit 2
   ;;
 esac

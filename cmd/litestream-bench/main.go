@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command litestream-bench measures this litestream and another one, upstream's
 // v0.5.18, side by side. Both are programs that it starts and watches from
 // outside, in turns within one run, because only figures of the same minutes on

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +17,7 @@ import (
 	sqlite3 "github.com/mattn/go-sqlite3"
 
 	"github.com/benbjohnson/litestream/internal/registry"
+	"github.com/benbjohnson/litestream/internal/testutil"
 )
 
 // sql runs statements on a database that nobody else has open.
@@ -264,7 +264,7 @@ func TestOpen_Flips(t *testing.T) {
 
 // TestFlush_DiskFull keeps everything queued until there is room again.
 func TestFlush_DiskFull(t *testing.T) {
-	dir := smallDisk(t, "2m")
+	dir := testutil.SmallDisk(t, "2m")
 	r := open(t, dir, registry.Options{})
 	r.Put(full(1, "/first"), []byte("first"))
 	r.Put(full(2, "/second"), []byte("second"))
@@ -293,9 +293,7 @@ func TestFlush_DiskFull(t *testing.T) {
 	newest := full(1, "/first")
 	newest.TXID = 99
 	r.Put(newest, nil)
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=64m"); err != nil {
-		t.Fatal(err)
-	}
+	testutil.ResizeDisk(t, dir, "64m")
 	flush(t, r)
 	want := map[uint32]registry.Record{1: newest, 3: full(3, "/third")}
 	sameRows(t, load(t, r), want)
@@ -311,7 +309,7 @@ func TestFlush_DiskFull(t *testing.T) {
 // TestClose_DiskFull says that the last rows were lost, and claims no clean
 // stop.
 func TestClose_DiskFull(t *testing.T) {
-	dir := smallDisk(t, "1m")
+	dir := testutil.SmallDisk(t, "1m")
 	r := open(t, dir, registry.Options{})
 	r.Put(full(1, "/x"), bytes.Repeat([]byte("x"), 2<<20))
 	if err := r.Close(t.Context(), true); err == nil {
@@ -322,24 +320,6 @@ func TestClose_DiskFull(t *testing.T) {
 		t.Errorf("info=%+v, want an unclean stop", info)
 	}
 	shut(t, r, true)
-}
-
-// smallDisk returns a folder on a file system of its own with so many bytes.
-func smallDisk(t *testing.T, size string) string {
-	t.Helper()
-	if runtime.GOOS != "linux" {
-		t.Skip("mounts a tmpfs: Linux only")
-	}
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		t.Skipf("cannot mount a tmpfs here: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
 }
 
 const permissionRoot = "LITESTREAM_TEST_PERMISSION_ROOT"
