@@ -156,9 +156,7 @@ func TestConnectionPool_Full(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		for p.Stats().Waiting < i {
-			time.Sleep(time.Millisecond)
-		}
+		waitFor(t, "a request that waits", func() bool { return p.Stats().Waiting >= i })
 	}
 	release(t, first, true) // not kept: somebody waits
 	wg.Wait()

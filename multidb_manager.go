@@ -11,6 +11,7 @@ import (
 
 	"github.com/benbjohnson/litestream/internal/backoff"
 	"github.com/benbjohnson/litestream/internal/knob"
+	"github.com/benbjohnson/litestream/internal/loglimit"
 	"github.com/benbjohnson/litestream/internal/ltxfile"
 	"github.com/benbjohnson/litestream/internal/registry"
 	"github.com/benbjohnson/litestream/internal/scan"
@@ -50,7 +51,8 @@ type MultiDBManager struct {
 	mode      *tenantMode
 	shared    *sharedState
 	metrics   *AggregatedMetrics
-	logger    *slog.Logger
+	logger    *slog.Logger      // behind logLimit
+	logLimit  *loglimit.Handler // what is said of each of many databases
 	now       func() time.Time
 	startedAt time.Time
 	upkeeper  *tenantMaintainer
@@ -179,7 +181,9 @@ func (m *MultiDBManager) start() {
 
 // prepare loads what is known of the databases.
 func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
-	m.metrics, m.logger, m.startedAt = m.Metrics, m.Logger, m.now()
+	m.metrics, m.startedAt = m.Metrics, m.now()
+	m.logLimit = loglimit.New(m.Logger.Handler(), m.now)
+	m.logger = slog.New(m.logLimit)
 	m.run, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if m.reg, err = registry.Open(ctx, m.cfg.StateDir, registry.Options{Logger: m.logger, BootID: m.bootID()}); err != nil {
 		return err
@@ -252,6 +256,7 @@ func (m *MultiDBManager) tick(ctx context.Context) {
 		m.logger.Warn("close idle connections", "error", err)
 	}
 	m.flush(ctx)
+	m.logLimit.Flush(ctx, false)
 }
 
 // flush writes the records that changed.
@@ -310,7 +315,9 @@ func (m *MultiDBManager) Close(ctx context.Context) error {
 	m.cancel()
 	m.metrics.setSource(nil)
 	m.putSummary() // of what was left, and nothing is hot any more
-	return errors.Join(err, m.store.Close(ctx), m.reg.Close(context.WithoutCancel(ctx), true))
+	err = errors.Join(err, m.store.Close(ctx), m.reg.Close(context.WithoutCancel(ctx), true))
+	m.logLimit.Flush(ctx, true)
+	return err
 }
 
 // drain replicates what is left and lets everything go.

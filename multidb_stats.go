@@ -122,6 +122,7 @@ func (m *MultiDBManager) summary() FleetSummary {
 	}
 	s.Queue = m.queueLocked()
 	s.Scan = m.scanSummaryLocked()
+	s.noNulls()
 	return s
 }
 

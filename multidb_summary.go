@@ -89,6 +89,15 @@ type FleetScan struct {
 	Unmatched []string  `json:"unmatched_patterns"` // patterns that matched nothing
 }
 
+// noNulls makes lists without entries empty ones, for those who read the JSON.
+func (s *FleetSummary) noNulls() {
+	s.Oldest = append([]FleetWaiting{}, s.Oldest...)
+	s.Failures = append([]FleetFailure{}, s.Failures...)
+	s.LargeLogs = append([]FleetLog{}, s.LargeLogs...)
+	s.Scan.Examples = append([]string{}, s.Scan.Examples...)
+	s.Scan.Unmatched = append([]string{}, s.Scan.Unmatched...)
+}
+
 // noteFailed counts a database that failed. path makes the database's path,
 // here and below; it is called for those only that are named.
 func (s *FleetSummary) noteFailed(class, reason string, path func() string) {

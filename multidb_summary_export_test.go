@@ -16,3 +16,6 @@ func (s *FleetSummary) NoteUnreplicated(changedAt time.Time, reason string, path
 func (s *FleetSummary) NoteLog(size int64, path string) {
 	s.noteLog(size, func() string { return path })
 }
+
+// NoNulls prepares a summary for those who read the JSON.
+func (s *FleetSummary) NoNulls() { s.noNulls() }

@@ -1,6 +1,7 @@
 package litestream_test
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -60,6 +61,15 @@ func TestFleetSummary_Costs(t *testing.T) {
 	}
 	if asked != 10 {
 		t.Errorf("%d paths made, want 10", asked)
+	}
+}
+
+func TestFleetSummary_NoNulls(t *testing.T) {
+	s := litestream.FleetSummary{States: map[string]int{}}
+	s.NoNulls()
+	b, err := json.Marshal(s)
+	if err != nil || bytes.Contains(b, []byte("null")) {
+		t.Errorf("got %s, %v; want no null", b, err)
 	}
 }
 

@@ -235,6 +235,9 @@ func (m *MultiDBManager) cooled(d *DynamicDB, pos tenantPosition) {
 	s.state, s.txid = TenantClean, pos.TXID
 	s.changedAt, s.since, s.syncedAt = 0, secondsOf(now), secondsOf(now)
 	s.set(tenantRecheck, false)
+	if m.reasons[d.idx] != nil {
+		m.logger.Info("database is replicated again", "db", d.path, "txid", pos.TXID)
+	}
 	delete(m.reasons, d.idx)
 	delete(m.unsent, d.idx)
 	rec := m.recordLocked(d.idx)

@@ -25,6 +25,7 @@ type fleet struct {
 	root     string
 	template string // keys of the replica template
 	extra    string // more keys of multi-db
+	state    string // directory
 	tenants  []*scene
 	main     *scene // starts programs
 }
@@ -36,7 +37,7 @@ func newFleet(t *testing.T) *fleet {
 	t.Helper()
 	main := newScene(t)
 	return &fleet{
-		t: t, root: main.dir, main: main, extra: "checksums: true",
+		t: t, root: main.dir, main: main, extra: "checksums: true", state: filepath.Join(main.dir, "state"),
 		template: "type: file\npath: " + filepath.Join(main.dir, "replica", fleetPath),
 	}
 }
@@ -66,14 +67,14 @@ shutdown-timeout: 20s
 multi-db:
   enabled: true
   patterns: ["%[1]s/data/*/tenants/*.db"]
-  state-dir: %[1]s/state
+  state-dir: %[4]s
   scan-interval: 200ms
   write-detection: {hot-duration: 2s}
   %[2]s
   replica-template:
     sync-interval: 20ms
     %[3]s
-`, f.root, indent(f.extra, 2), indent(f.template, 4))
+`, f.root, indent(f.extra, 2), indent(f.template, 4), f.state)
 }
 
 func indent(lines string, n int) string {

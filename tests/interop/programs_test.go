@@ -65,12 +65,12 @@ func (s *scene) run(bin string, levels []string, extra string) *daemon {
 	return s.start(bin, b.String())
 }
 
-// start starts a program with a configuration.
-func (s *scene) start(bin, config string) *daemon {
+// start starts a program with a configuration. change may alter the command.
+func (s *scene) start(bin, config string, change ...func(*exec.Cmd)) *daemon {
 	s.t.Helper()
 	s.n++
 	conf := filepath.Join(s.dir, fmt.Sprintf("config-%d.yml", s.n))
-	if err := os.WriteFile(conf, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte(config), 0o644); err != nil { // for other users, too
 		s.t.Fatal(err)
 	}
 	d := &daemon{s: s, name: filepath.Base(bin), cmd: exec.Command(bin, "replicate", "-config", conf), log: conf + ".log"}
@@ -80,6 +80,9 @@ func (s *scene) start(bin, config string) *daemon {
 	}
 	defer log.Close()
 	d.cmd.Env, d.cmd.Stdout, d.cmd.Stderr = s.env, log, log
+	for _, fn := range change {
+		fn(d.cmd)
+	}
 	if err := d.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
