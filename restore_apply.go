@@ -80,15 +80,17 @@ func (a *applier) apply(ctx context.Context, client ReplicaClient, plan []*ltx.F
 	files := slices.Clone(plan)
 	slices.Reverse(files)
 	var total int64
+	fetch := make([]*fetchFile, 0, len(files))
 	for _, info := range files {
 		if info.Size < ltx.HeaderSize {
 			in := &input{info: info}
 			return in.fail("read", fmt.Errorf("%d bytes are too short for an ltx file", info.Size))
 		}
 		total += info.Size
+		fetch = append(fetch, fetchLTX(client, info))
 	}
 
-	f := startFetcher(ctx, &wg, client, files, knobs)
+	f := startFetcher(ctx, &wg, fetch, knobs)
 	workers := runtime.GOMAXPROCS(0)
 	a.work = make(chan *batch, 2*workers)
 	defer close(a.work)
@@ -99,7 +101,7 @@ func (a *applier) apply(ctx context.Context, client ReplicaClient, plan []*ltx.F
 		wg.Go(a.runWorker)
 	}
 	err = a.applyFiles(files, total, func(info *ltx.FileInfo) *inputReader {
-		return &inputReader{ctx: ctx, f: f, info: info, p: p}
+		return &inputReader{ctx: ctx, f: f, size: info.Size, p: p}
 	})
 	// What a newer file got wrong comes first: it may be why an older one
 	// seems not to fit.

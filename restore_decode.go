@@ -205,7 +205,7 @@ func (r *frameReader) readEnd() (crc uint64, n int64, err error) {
 	if err := r.in.trailer.Validate(r.in.hdr); err != nil {
 		return 0, 0, fmt.Errorf("trailer: %w", err)
 	}
-	if rest := r.info.Size - r.offset; rest != 0 {
+	if rest := r.size - r.offset; rest != 0 {
 		return 0, 0, fmt.Errorf("%d bytes after the trailer", rest)
 	}
 	crc = crc64.Update(ix.crc, crcTable, b[:ltx.TrailerChecksumOffset])

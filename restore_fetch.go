@@ -23,9 +23,29 @@ type fetchKnobs struct {
 	stall       time.Duration   // longest time without data
 }
 
+// fetchFile is a file that a fetcher downloads.
+type fetchFile struct {
+	size int64 // bytes
+	open func(ctx context.Context, offset, size int64) (io.ReadCloser, error)
+	fail func(err error) error // names the file in an error
+}
+
+// fetchLTX returns a file of a replica for a fetcher.
+func fetchLTX(client ReplicaClient, info *ltx.FileInfo) *fetchFile {
+	return &fetchFile{
+		size: info.Size,
+		open: func(ctx context.Context, offset, size int64) (io.ReadCloser, error) {
+			return client.OpenLTXFile(ctx, info.Level, info.MinTXID, info.MaxTXID, offset, size)
+		},
+		fail: func(err error) error {
+			return &LTXError{Op: "read", Level: info.Level, MinTXID: info.MinTXID, MaxTXID: info.MaxTXID, Err: err}
+		},
+	}
+}
+
 // chunk is a part of a file that one request fetches.
 type chunk struct {
-	info   *ltx.FileInfo
+	file   *fetchFile
 	offset int64
 	buf    []byte        // filled before done is closed, unless err is set
 	n      int64         // bytes wanted
@@ -38,21 +58,19 @@ type chunk struct {
 // whatever the number and size of the files: large ones are fetched in
 // parallel ranges, small ones many at a time.
 type fetcher struct {
-	client ReplicaClient
-	knobs  fetchKnobs
-	order  chan *chunk // in the order of reading; its capacity is the read-ahead
-	jobs   chan *chunk
-	pool   sync.Pool // of *[]byte with chunkBytes bytes
+	knobs fetchKnobs
+	order chan *chunk // in the order of reading; its capacity is the read-ahead
+	jobs  chan *chunk
+	pool  sync.Pool // of *[]byte with chunkBytes bytes
 }
 
 // startFetcher starts downloading files in the given order. Its goroutines
 // belong to wg and end with ctx.
-func startFetcher(ctx context.Context, wg *sync.WaitGroup, client ReplicaClient, files []*ltx.FileInfo, knobs fetchKnobs) *fetcher {
+func startFetcher(ctx context.Context, wg *sync.WaitGroup, files []*fetchFile, knobs fetchKnobs) *fetcher {
 	f := &fetcher{
-		client: client,
-		knobs:  knobs,
-		order:  make(chan *chunk, knobs.parallelism),
-		jobs:   make(chan *chunk),
+		knobs: knobs,
+		order: make(chan *chunk, knobs.parallelism),
+		jobs:  make(chan *chunk),
 	}
 	wg.Go(func() { f.plan(ctx, files) })
 	for range knobs.parallelism {
@@ -67,14 +85,14 @@ func startFetcher(ctx context.Context, wg *sync.WaitGroup, client ReplicaClient,
 }
 
 // plan cuts the files into chunks as fast as the reader takes them.
-func (f *fetcher) plan(ctx context.Context, files []*ltx.FileInfo) {
+func (f *fetcher) plan(ctx context.Context, files []*fetchFile) {
 	defer close(f.jobs)
-	for _, info := range files {
-		for offset := int64(0); offset < info.Size; offset += f.knobs.chunkBytes {
+	for _, file := range files {
+		for offset := int64(0); offset < file.size; offset += f.knobs.chunkBytes {
 			c := &chunk{
-				info:   info,
+				file:   file,
 				offset: offset,
-				n:      min(f.knobs.chunkBytes, info.Size-offset),
+				n:      min(f.knobs.chunkBytes, file.size-offset),
 				done:   make(chan struct{}),
 			}
 			for _, ch := range []chan *chunk{f.order, f.jobs} {
@@ -104,10 +122,7 @@ func (f *fetcher) fetch(ctx context.Context, c *chunk) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case errors.Is(err, fs.ErrNotExist), IsPermanent(err), failed == len(f.knobs.retryDelays):
-			return &LTXError{
-				Op: "read", Level: c.info.Level, MinTXID: c.info.MinTXID, MaxTXID: c.info.MaxTXID,
-				Err: fmt.Errorf("at byte %d of %d: %w", c.offset+int64(got), c.info.Size, err),
-			}
+			return c.file.fail(fmt.Errorf("at byte %d of %d: %w", c.offset+int64(got), c.file.size, err))
 		}
 		if err := wait(ctx, f.knobs.retryDelays[failed]); err != nil {
 			return err
@@ -126,7 +141,7 @@ func (f *fetcher) read(ctx context.Context, c *chunk, got int) (n int, err error
 	defer stall.Stop()
 
 	p := c.buf[got:]
-	rc, err := f.client.OpenLTXFile(ctx, c.info.Level, c.info.MinTXID, c.info.MaxTXID, c.offset+int64(got), int64(len(p)))
+	rc, err := c.file.open(ctx, c.offset+int64(got), int64(len(p)))
 	if err != nil {
 		return 0, stallCause(ctx, err)
 	}
@@ -195,7 +210,7 @@ func wait(ctx context.Context, d time.Duration) error {
 type inputReader struct {
 	ctx    context.Context // of the run; an inputReader lives inside one call
 	f      *fetcher
-	info   *ltx.FileInfo
+	size   int64 // of the file
 	cur    *chunk
 	rest   []byte // of cur, not read yet
 	offset int64  // bytes handed out
@@ -206,7 +221,7 @@ type inputReader struct {
 func (r *inputReader) fill() error {
 	for len(r.rest) == 0 {
 		r.close()
-		if r.offset == r.info.Size {
+		if r.offset == r.size {
 			return io.EOF
 		}
 		var c *chunk
