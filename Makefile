@@ -15,6 +15,7 @@ BENCH_FLAGS ?=
 # Tests find what was installed through these (package tests/servers reads them).
 export LITESTREAM_TEST_CACHE     := $(CACHE)
 export LITESTREAM_TEST_UPSTREAM  ?= $(CACHE)/bin/litestream-v0.5.18
+export LITESTREAM_TEST_UPSTREAM_V03 ?= $(CACHE)/bin/litestream-v0.3.14
 export LITESTREAM_TEST_VERSITYGW ?= $(CACHE)/bin/versitygw
 
 GOLANGCI := $(CACHE)/bin/golangci-lint
@@ -89,8 +90,9 @@ soak: upstream servers ## each property test for SOAK_TIME (10m); SEED=n repeats
 tools: $(GOLANGCI) upstream servers ## install everything that tests and lint need
 
 .PHONY: upstream
-upstream: ## install upstream's litestream v0.5.18 into the cache
+upstream: ## install upstream's litestream v0.5.18 and v0.3.14 into the cache
 	@scripts/install.sh upstream
+	@scripts/install.sh upstream-v03
 
 .PHONY: servers
 servers: ## install the S3 servers: versitygw (cache) and Ceph RGW (apt)

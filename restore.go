@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/v03"
 )
 
 // DefaultRestoreParallelism is how many requests a restore has in flight.
@@ -39,6 +41,11 @@ type RestoreOptions struct {
 
 	// IntegrityCheck is run before the database gets its name.
 	IntegrityCheck IntegrityCheckMode
+
+	// SkipV03Check leaves out the quick check that a backup of Litestream v0.3
+	// gets even without IntegrityCheck, because the format has no checksum of
+	// the database.
+	SkipV03Check bool
 
 	// LedgerPath, if set, is where a page ledger of the restored database is
 	// left, marked as of LedgerReplica, so that the first capture on the
@@ -94,12 +101,15 @@ func (opt RestoreOptions) withDefaults() RestoreOptions {
 
 // RestoreResult describes a restored database.
 type RestoreResult struct {
-	TXID      ltx.TXID
+	TXID      ltx.TXID  // 0 for a backup of Litestream v0.3
 	Timestamp time.Time // when the restored state was captured
 	PageN     uint32
 	PageSize  uint32          // bytes
 	Bytes     int64           // size of the database
 	Plan      []*ltx.FileInfo // files that were restored, in the order they apply
+	V03       []V03File       // the same for a backup of Litestream v0.3
+
+	IntegrityCheck IntegrityCheckMode // what was run
 }
 
 // RestorePhase is what a restore is doing.
@@ -176,6 +186,9 @@ func (p *progress) report(fn func(RestoreProgress)) (stop func()) {
 // A file that cannot be used is an *LTXError that names it and what is
 // restorable without it. Errors of planning are those of CalcRestorePlan, of
 // the output those of CheckRestoreOutput; a full disk is ErrDiskFull.
+//
+// A backup of Litestream v0.3 on the same path is restored where it holds newer
+// data for the request, or the only data; its log with a gap is ErrNonContiguous.
 func Restore(ctx context.Context, client ReplicaClient, opt RestoreOptions) (res RestoreResult, err error) {
 	opt = opt.withDefaults()
 	if opt.TXID != 0 && !opt.Timestamp.IsZero() {
@@ -203,7 +216,7 @@ func Restore(ctx context.Context, client ReplicaClient, opt RestoreOptions) (res
 		defer rs.sums.Close()
 	}
 
-	a, err := rs.fill(ctx, out)
+	db, err := rs.fill(ctx, out)
 	if err != nil {
 		return res, err
 	}
@@ -213,7 +226,7 @@ func Restore(ctx context.Context, client ReplicaClient, opt RestoreOptions) (res
 		return res, err
 	}
 	rs.progress.phase.Store(RestoreChecking)
-	if err := checkIntegrity(ctx, out.temp(), opt.IntegrityCheck); err != nil {
+	if err := checkIntegrity(ctx, out.temp(), rs.integrityMode()); err != nil {
 		return res, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -225,16 +238,29 @@ func Restore(ctx context.Context, client ReplicaClient, opt RestoreOptions) (res
 	rs.progress.phase.Store(RestoreDone)
 	res = RestoreResult{
 		TXID:      rs.target,
-		Timestamp: time.UnixMilli(a.at).UTC(),
-		PageN:     a.commit,
-		PageSize:  a.pageSize,
-		Bytes:     int64(a.commit) * int64(a.pageSize),
+		Timestamp: db.at,
+		PageN:     db.pageN,
+		PageSize:  db.pageSize,
+		Bytes:     int64(db.pageN) * int64(db.pageSize),
 		Plan:      rs.files,
+
+		IntegrityCheck: rs.integrityMode(),
 	}
-	if rs.sums != nil {
-		rs.saveLedger(a)
+	switch {
+	case rs.v03 != nil:
+		res.V03 = rs.v03.Files()
+		rs.dropLedger()
+	case rs.sums != nil:
+		rs.saveLedger(db)
 	}
 	return res, nil
+}
+
+// restored is a database that was written.
+type restored struct {
+	at       time.Time // of its state
+	pageSize uint32
+	pageN    uint32
 }
 
 // restorer is one call of Restore.
@@ -246,17 +272,23 @@ type restorer struct {
 	files    []*ltx.FileInfo // the plan
 	target   ltx.TXID        // the plan's position
 	sums     *os.File        // page checksums for the ledger; nil if not wanted
+	v03Files []V03File       // the listing of a backup of v0.3
+	v03      *v03.Plan       // the plan instead of files; nil if LTX files are restored
 }
 
 // plan lists the replica and chooses the files.
-func (rs *restorer) plan(ctx context.Context) (err error) {
+func (rs *restorer) plan(ctx context.Context) error {
 	rs.progress.phase.Store(RestorePlanning)
-	if rs.levels, err = listLevels(ctx, rs.client, !rs.opt.Timestamp.IsZero()); err != nil {
+	if err := rs.listFormats(ctx); err != nil {
 		return err
 	}
+	if usesV03(rs.levels, rs.v03Files, rs.opt.Timestamp) {
+		return rs.planV03()
+	}
+	rs.v03 = nil
 	files, err := planRestore(rs.levels, rs.opt.TXID, rs.opt.Timestamp)
 	if err != nil {
-		return err
+		return rs.v03Txid(ctx, err)
 	}
 	target := files[len(files)-1].MaxTXID
 	if target < rs.target {
@@ -276,28 +308,39 @@ func (rs *restorer) plan(ctx context.Context) (err error) {
 
 // fill writes the database. A file that compaction or retention removed after
 // it was planned leads to a new plan for the same request.
-func (rs *restorer) fill(ctx context.Context, out *restoreOutput) (*applier, error) {
+func (rs *restorer) fill(ctx context.Context, out *restoreOutput) (restored, error) {
 	for replans := 0; ; replans++ {
 		if err := out.reset(); err != nil {
-			return nil, err
+			return restored{}, err
 		}
 		rs.progress.phase.Store(RestoreReading)
-		a := &applier{out: out.f, sums: rs.sums}
-		err := a.apply(ctx, rs.client, rs.files, rs.opt.knobs.fetch, &rs.progress)
+		db, err := rs.apply(ctx, out)
 		if err == nil {
-			return a, nil
+			return db, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) || replans == len(rs.opt.knobs.replanDelays) {
-			return nil, rs.withHint(err)
+			return restored{}, rs.withHint(err)
 		}
 		rs.opt.Logger.Info("file of the restore plan is gone, planning again", "error", err)
 		if err := wait(ctx, rs.opt.knobs.replanDelays[replans]); err != nil {
-			return nil, err
+			return restored{}, err
 		}
 		if replanErr := rs.plan(ctx); replanErr != nil {
-			return nil, fmt.Errorf("plan again after %w: %w", err, replanErr)
+			return restored{}, fmt.Errorf("plan again after %w: %w", err, replanErr)
 		}
 	}
+}
+
+// apply writes the files of the plan into an empty file.
+func (rs *restorer) apply(ctx context.Context, out *restoreOutput) (restored, error) {
+	if rs.v03 != nil {
+		return rs.applyV03(ctx, out)
+	}
+	a := &applier{out: out.f, sums: rs.sums}
+	if err := a.apply(ctx, rs.client, rs.files, rs.opt.knobs.fetch, &rs.progress); err != nil {
+		return restored{}, err
+	}
+	return restored{at: time.UnixMilli(a.at).UTC(), pageSize: a.pageSize, pageN: a.commit}, nil
 }
 
 // withHint completes an error about a file with what is restorable without it.

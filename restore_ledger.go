@@ -16,8 +16,8 @@ import (
 // saveLedger leaves the page ledger of a restored database. Without one the
 // next capture is a snapshot, which is slower and never wrong: a failure is
 // logged, and no older ledger stays that could be taken for this one.
-func (rs *restorer) saveLedger(a *applier) {
-	if err := rs.writeLedger(a); err != nil {
+func (rs *restorer) saveLedger(db restored) {
+	if err := rs.writeLedger(db); err != nil {
 		rs.opt.Logger.Warn("page ledger of restored database not written, the next capture is a full one",
 			"path", rs.opt.LedgerPath, "error", err)
 		if err := os.Remove(rs.opt.LedgerPath); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -26,18 +26,18 @@ func (rs *restorer) saveLedger(a *applier) {
 	}
 }
 
-func (rs *restorer) writeLedger(a *applier) (err error) {
-	w, err := pagesum.NewWriter(rs.opt.LedgerPath, a.pageSize)
+func (rs *restorer) writeLedger(db restored) (err error) {
+	w, err := pagesum.NewWriter(rs.opt.LedgerPath, db.pageSize)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Abort()) }()
-	r := bufio.NewReaderSize(io.NewSectionReader(rs.sums, 0, int64(a.commit)*8), 64<<10)
-	lock := ltx.LockPgno(a.pageSize)
+	r := bufio.NewReaderSize(io.NewSectionReader(rs.sums, 0, int64(db.pageN)*8), 64<<10)
+	lock := ltx.LockPgno(db.pageSize)
 	var b [8]byte
-	for pgno := uint32(1); pgno <= a.commit; pgno++ {
+	for pgno := uint32(1); pgno <= db.pageN; pgno++ {
 		// The lock page has no sum: a hole, or the end of the file.
-		if _, err := io.ReadFull(r, b[:]); err != nil && (pgno != lock || pgno != a.commit) {
+		if _, err := io.ReadFull(r, b[:]); err != nil && (pgno != lock || pgno != db.pageN) {
 			return fmt.Errorf("read page checksum %d: %w", pgno, err)
 		}
 		sum := ltx.Checksum(binary.BigEndian.Uint64(b[:]))
@@ -51,8 +51,8 @@ func (rs *restorer) writeLedger(a *applier) (err error) {
 	_, err = w.Commit(pagesum.Header{
 		Replica:  rs.opt.LedgerReplica,
 		TXID:     rs.target,
-		PageSize: a.pageSize,
-		PageN:    a.commit,
+		PageSize: db.pageSize,
+		PageN:    db.pageN,
 	})
 	return err
 }

@@ -38,6 +38,7 @@ func TestRestore_PageSizes(t *testing.T) {
 					want := litestream.RestoreResult{
 						TXID: txid, Timestamp: s.timeOf(txid), PageSize: uint32(pageSize),
 						PageN: uint32(len(s.images[txid]) / pageSize), Bytes: int64(len(s.images[txid])), Plan: res.Plan,
+						IntegrityCheck: litestream.IntegrityCheckFull,
 					}
 					if diff := cmp.Diff(want, res); diff != "" {
 						t.Errorf("result (-want +got):\n%s", diff)

@@ -44,6 +44,7 @@ var (
 	_ litestream.Locator          = (*ReplicaClient)(nil)
 	_ litestream.TreeLister       = (*ReplicaClient)(nil)
 	_ litestream.ObjectClient     = (*ReplicaClient)(nil)
+	_ litestream.V03Client        = (*ReplicaClient)(nil)
 )
 
 // ReplicaClient stores the LTX files of one database below one folder. It is
@@ -184,7 +185,12 @@ func (c *ReplicaClient) OpenLTXFile(ctx context.Context, level int, minTXID, max
 	if offset < 0 || size < 0 {
 		return nil, c.fail("get", key, fmt.Errorf("invalid range: offset %d, size %d", offset, size))
 	}
-	f, err := os.Open(c.ltxPath(level, minTXID, maxTXID))
+	return c.open(key, c.ltxPath(level, minTXID, maxTXID), offset, size)
+}
+
+// open reads a part of a file.
+func (c *ReplicaClient) open(key, path string, offset, size int64) (io.ReadCloser, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, c.fail("get", key, err)
 	}

@@ -44,6 +44,7 @@ var (
 	_ litestream.Locator          = (*ReplicaClient)(nil)
 	_ litestream.TreeLister       = (*ReplicaClient)(nil)
 	_ litestream.ObjectClient     = (*ReplicaClient)(nil)
+	_ litestream.V03Client        = (*ReplicaClient)(nil)
 )
 
 // ReplicaClient stores the LTX files of one database below one prefix of a

@@ -69,12 +69,15 @@ case ${1:-} in
 upstream)
   install_go litestream-v0.5.18 github.com/benbjohnson/litestream/cmd/litestream v0.5.18 '-X main.Version=v0.5.18'
   ;;
+upstream-v03)
+  install_go litestream-v0.3.14 github.com/benbjohnson/litestream/cmd/litestream v0.3.14 '-X main.Version=v0.3.14'
+  ;;
 versitygw) install_go versitygw github.com/versity/versitygw/cmd/versitygw v1.8.0 '-s -w' ;;
 golangci-lint) install_go golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0 '-s -w' ;;
 ceph) install_ceph ;;
 cross) install_cross ;;
 *)
-  echo "usage: $0 upstream|versitygw|golangci-lint|ceph|cross" >&2
+  echo "usage: $0 upstream|upstream-v03|versitygw|golangci-lint|ceph|cross" >&2
   exit 2
   ;;
 esac

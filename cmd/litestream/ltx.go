@@ -86,7 +86,10 @@ func (a *app) runLTX(ctx context.Context, args []string) error {
 		}
 		files = append(files, found...)
 	}
-	return a.printLTXFiles(files, *asJSON)
+	if err := a.printLTXFiles(files, *asJSON); err != nil || len(files) > 0 {
+		return err
+	}
+	return a.noteV03(ctx, src)
 }
 
 func (a *app) printLTXFiles(files []*ltx.FileInfo, asJSON bool) error {

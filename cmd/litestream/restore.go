@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -29,7 +30,7 @@ var restoreHelp = help{
 		{"-force", "Replace an existing database and remove the -wal, -shm and -journal\nfiles beside it."},
 		{"-json", "Print a summary as JSON; log lines go to stderr."},
 		{"-parallelism N", "Requests to have in flight. The default is 8."},
-		{"-integrity-check MODE", "Let SQLite check the restored database: none, quick or full.\nThe default is none."},
+		{"-integrity-check MODE", "Let SQLite check the restored database: none, quick or full.\nThe default is none, and quick for a backup of Litestream v0.3."},
 		{"-hostname NAME", "Value of {{hostname}} in the replica template of multi-db. Without\nit: the key hostname, else this host's name."},
 		{"-f", "Follow the replica. Not supported yet."},
 		{"-follow-interval DURATION", "How often to look at the replica with -f. Not supported yet."},
@@ -99,6 +100,9 @@ func (a *app) parseRestore(args []string) (*restoreOptions, error) {
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
+	flags.Visit(func(f *flag.Flag) {
+		o.opt.SkipV03Check = o.opt.SkipV03Check || f.Name == "integrity-check"
+	})
 	switch {
 	case flags.NArg() == 0:
 		return nil, &tryError{errors.New("database path or replica URL required"), "litestream restore -o /path/to/db s3://bucket/prefix"}
@@ -193,18 +197,21 @@ func isNoBackup(err error) bool {
 // restore plans or restores, and prints what the flags ask for.
 func (a *app) restore(ctx context.Context, o *restoreOptions, src *source) error {
 	if o.dryRun {
-		plan, err := litestream.CalcRestorePlan(ctx, src.client, o.opt.TXID, o.opt.Timestamp, o.opt.Logger)
+		plan, err := litestream.DryRunRestore(ctx, src.client, o.opt)
 		if err != nil {
 			return err
 		}
-		return a.printRestorePlan(newRestorePlan(o, src, plan), o.asJSON)
+		if len(plan.V03) > 0 {
+			return a.printRestorePlanV03(newRestorePlanV03(o, src, plan.V03), o.asJSON)
+		}
+		return a.printRestorePlan(newRestorePlan(o, src, plan.LTX), o.asJSON)
 	}
 	start := time.Now()
 	res, err := litestream.Restore(ctx, src.client, o.opt)
 	if err != nil {
 		return err
 	}
-	if o.opt.IntegrityCheck != litestream.IntegrityCheckNone {
+	if res.IntegrityCheck != litestream.IntegrityCheckNone {
 		dbName := o.opt.OutputPath
 		if src.path != "" {
 			dbName = src.path
@@ -214,13 +221,17 @@ func (a *app) restore(ctx context.Context, o *restoreOptions, src *source) error
 	if !o.asJSON {
 		return nil
 	}
+	txid := ""
+	if len(res.V03) == 0 { // v0.3 has no transaction ids
+		txid = res.TXID.String()
+	}
 	return writeJSON(a.stdout, struct {
 		DBPath         string `json:"db_path"`
 		Replica        string `json:"replica"`
 		TXID           string `json:"txid"`
 		DurationMS     int64  `json:"duration_ms"`
 		IntegrityCheck string `json:"integrity_check"`
-	}{o.opt.OutputPath, src.client.Type(), res.TXID.String(), time.Since(start).Milliseconds(), o.opt.IntegrityCheck.String()})
+	}{o.opt.OutputPath, src.client.Type(), txid, time.Since(start).Milliseconds(), res.IntegrityCheck.String()})
 }
 
 // restorePlan is what -dry-run prints.

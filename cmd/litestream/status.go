@@ -90,6 +90,7 @@ func (a *app) statusOfAll(ctx context.Context, cfg *Config, only string, asJSON 
 	}
 	if len(statuses) > 0 || fleet == nil {
 		err = errors.Join(a.printDBStatuses(statuses), err)
+		a.noteLocalV03(cfg, only)
 	}
 	if fleet == nil || err != nil {
 		return err

@@ -42,6 +42,7 @@ var layerOf = map[string]int{
 	"internal/scan":        1,
 	"internal/sqlitefile":  leafLayer,
 	"internal/testutil":    1, // fixtures every test may use, the root's included
+	"internal/v03":         1,
 	"internal/vfs/errfs":   1,
 	"internal/vfs/memfs":   1,
 	"internal/wal":         baseLayer,

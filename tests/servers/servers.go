@@ -163,6 +163,12 @@ func Upstream(tb testing.TB) string {
 	return binary(tb, "LITESTREAM_TEST_UPSTREAM", "litestream-v0.5.18", "upstream")
 }
 
+// UpstreamV03 returns the path of upstream's litestream v0.3.14, likewise.
+func UpstreamV03(tb testing.TB) string {
+	tb.Helper()
+	return binary(tb, "LITESTREAM_TEST_UPSTREAM_V03", "litestream-v0.3.14", "upstream")
+}
+
 // binary returns the path in the environment variable env, or that of name in
 // the cache. target is the make target that installs it.
 func binary(tb testing.TB, env, name, target string) string {
