@@ -63,12 +63,12 @@ func (a *answer) WriteHeader(status int) {
 func (r *s3Replica) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		tenant, ok := tenantOf(req.URL.Path)
-		if req.Method != http.MethodPut || !ok || !strings.HasSuffix(req.URL.Path, ".ltx") {
+		if !ok || !makesObject(req) {
 			next.ServeHTTP(w, req)
 			return
 		}
 		var content bytes.Buffer
-		small := req.ContentLength >= 0 && req.ContentLength <= maxWatchedUpload
+		small := req.Method == http.MethodPut && req.ContentLength >= 0 && req.ContentLength <= maxWatchedUpload
 		if small {
 			req.Body = struct {
 				io.Reader
@@ -83,6 +83,14 @@ func (r *s3Replica) observe(next http.Handler) http.Handler {
 			r.uploaded(tenant, &content, small, time.Now())
 		}
 	})
+}
+
+// makesObject reports whether an LTX file is there when a request has succeeded:
+// it uploads all of it, or it is behind the parts of a large one.
+func makesObject(req *http.Request) bool {
+	parts := req.URL.Query().Has("uploadId")
+	return strings.HasSuffix(req.URL.Path, ".ltx") &&
+		(req.Method == http.MethodPut && !parts || req.Method == http.MethodPost && parts)
 }
 
 // uploaded records an upload that the server has acknowledged.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -408,6 +409,25 @@ func TestFleet_BareWrites(t *testing.T) {
 	}
 	if _, err := bareWrites(files[0], 30); err == nil {
 		t.Error("no error where a folder cannot be made")
+	}
+}
+
+func TestFleet_MakesObject(t *testing.T) {
+	const object = "http://h/b/fleet/t/0/0000000000000001-0000000000000001.ltx"
+	for request, want := range map[string]bool{
+		"PUT " + object:                              true,
+		"PUT " + object + "?x-id=PutObject":          true,
+		"PUT " + object + "?partNumber=1&uploadId=u": false,
+		"POST " + object + "?uploads=":               false,
+		"POST " + object + "?uploadId=u":             true,
+		"DELETE " + object + "?uploadId=u":           false,
+		"GET " + object:                              false,
+		"PUT http://h/b/fleet/!litestream/epoch":     false,
+	} {
+		method, target, _ := strings.Cut(request, " ")
+		if got := makesObject(httptest.NewRequest(method, target, nil)); got != want {
+			t.Errorf("%s: %t, want %t", request, got, want)
+		}
 	}
 }
 
