@@ -35,6 +35,9 @@ var (
 	// ErrNoBackups means that the replica holds no LTX file at all.
 	ErrNoBackups = errors.New("no matching backup files available")
 
+	// ErrNoSnapshots is ErrNoBackups by the name that Litestream v0.5 has for it.
+	ErrNoSnapshots = ErrNoBackups
+
 	// ErrNonContiguous means that TXIDs are missing between two files of the
 	// replica, so that what lies behind the gap is not restorable.
 	ErrNonContiguous = errors.New("non-contiguous transaction files")

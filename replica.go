@@ -138,12 +138,14 @@ func (r *Replica) init(ctx context.Context) error {
 	return nil
 }
 
-// Restore rebuilds the database from this replica.
-func (r *Replica) Restore(ctx context.Context, opt RestoreOptions) (RestoreResult, error) {
+// Restore rebuilds the database from this replica. It is the package's function
+// Restore in the form that programs written for Litestream v0.5 call.
+func (r *Replica) Restore(ctx context.Context, opt RestoreOptions) error {
 	if err := r.init(ctx); err != nil {
-		return RestoreResult{}, err
+		return err
 	}
-	return Restore(ctx, r.Client, opt)
+	_, err := Restore(ctx, r.Client, opt)
+	return err
 }
 
 // Sync sends every staged file, oldest first, and returns when the last one is

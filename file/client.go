@@ -51,6 +51,10 @@ var (
 // safe for concurrent use, by several processes too. The folder need not exist
 // until the first file is written.
 type ReplicaClient struct {
+	// Replica may be set, as programs written for Litestream v0.5 do, and has
+	// no effect: a Store hands the database's permissions over by itself.
+	Replica *litestream.Replica
+
 	path   string
 	perms  atomic.Pointer[litestream.FilePermissions]
 	logger atomic.Pointer[slog.Logger]

@@ -29,7 +29,7 @@ const (
 	leafLayer    = 0  // folders below internal/ that are not listed
 	rootLayer    = 2
 	adapterLayer = 3 // folders below the root that are not listed
-	topLayer     = 9 // cmd/ and tests/: nothing imports them
+	topLayer     = 9 // cmd/, examples/ and tests/: nothing imports them
 )
 
 var layerOf = map[string]int{
@@ -71,7 +71,7 @@ func layer(dir string) int {
 	switch top, _, _ := strings.Cut(dir, "/"); top {
 	case "internal":
 		return leafLayer
-	case "cmd", "tests":
+	case "cmd", "examples", "tests":
 		return topLayer
 	default:
 		return adapterLayer
