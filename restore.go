@@ -14,7 +14,7 @@ import (
 
 	"github.com/superfly/ltx"
 
-	"github.com/benbjohnson/litestream/internal/v03"
+	v03 "github.com/benbjohnson/litestream/internal/v03"
 )
 
 // DefaultRestoreParallelism is how many requests a restore has in flight.

@@ -43,3 +43,8 @@ var JoinCRC = crcJoin
 func ShiftPageChecksum(pgno uint32, crc uint64, pageSize int) ltx.Checksum {
 	return newCRCShift(int64(pageSize)).pageChecksum(pgno, crc)
 }
+
+// UsesV03 is usesV03.
+func UsesV03(levels [SnapshotLevel + 1][]*ltx.FileInfo, files []V03File, timestamp time.Time) bool {
+	return usesV03(levels, files, timestamp)
+}

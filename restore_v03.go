@@ -15,7 +15,7 @@ import (
 
 	"github.com/superfly/ltx"
 
-	"github.com/benbjohnson/litestream/internal/v03"
+	v03 "github.com/benbjohnson/litestream/internal/v03"
 )
 
 // V03File is an object of a backup that Litestream v0.3 made.

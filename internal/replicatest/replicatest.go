@@ -84,6 +84,7 @@ func Run(t *testing.T, newClient NewFunc, opts Options) {
 		{"ObjectErrors", testObjectErrors},
 		{"ObjectRace", testObjectRace},
 		{"ObjectsEmpty", testObjectsEmpty},
+		{"V03", testV03},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, newClient, opts) })
 	}

@@ -13,7 +13,7 @@ import (
 	_ "github.com/mattn/go-sqlite3"
 	"github.com/pierrec/lz4/v4"
 
-	"github.com/benbjohnson/litestream/internal/v03"
+	v03 "github.com/benbjohnson/litestream/internal/v03"
 )
 
 const generation = "0123456789abcdef"

@@ -15,7 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/benbjohnson/litestream/internal/v03"
+	v03 "github.com/benbjohnson/litestream/internal/v03"
 )
 
 func TestParseName(t *testing.T) {
@@ -264,7 +264,7 @@ func TestApply_Faults(t *testing.T) {
 			if isGap != tt.gap || isGap == isFile {
 				t.Fatalf("err=%#v", err)
 			}
-			bad := m.files[0]
+			var bad v03.File
 			if isGap {
 				bad = gap.Behind
 			} else {
