@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -96,6 +97,8 @@ func (m *maker) put(name string, b []byte) {
 	c := compress(m.tb, b)
 	m.now = m.now.Add(time.Second)
 	f.Size, f.CreatedAt = int64(len(c)), m.now
+	// A second snapshot within an index replaces the first.
+	m.files = slices.DeleteFunc(m.files, func(old v03.File) bool { return old.Name == name })
 	m.files, m.data[name] = append(m.files, f), c
 }
 
