@@ -32,6 +32,24 @@ func serveChild(role, path string) error {
 			_, err := c.(*sqlite3.SQLiteConn).Exec(query, nil)
 			return err
 		}
+	case "alone": // has the database to itself from the first read on
+		var c *sqlite3.SQLiteConn
+		defer func() {
+			if c != nil {
+				c.Close()
+			}
+		}()
+		do = func(query string) error {
+			if c == nil {
+				conn, err := (&sqlite3.SQLiteDriver{}).Open("file:" + path + "?_busy_timeout=0&_locking_mode=EXCLUSIVE")
+				if err != nil {
+					return err
+				}
+				c = conn.(*sqlite3.SQLiteConn)
+			}
+			_, err := c.Exec(query, nil)
+			return err
+		}
 	case "tenant":
 		db, err := childTenant(path)
 		if err != nil {

@@ -108,6 +108,9 @@ type PooledConn struct {
 	main     *os.File // of the request
 	readOnly bool
 	conn     *sqliteConn
+	// hold releases the SHARED lock that main holds as well as conn: see
+	// dbHandle.holdShared.
+	hold func() error
 	// log and index are the -wal and -shm that conn has open.
 	log, index wal.FileID
 
@@ -130,8 +133,9 @@ type ConnectionRequest struct {
 	// closed on release, because SQLite cannot clean up behind it.
 	ReadOnly bool
 
-	// guard keeps the files beside the database from being removed until the
-	// connection has them open; nil does not.
+	// guard takes the SHARED lock for Main, which keeps the files beside the
+	// database from being removed until the connection is closed; nil is
+	// sqlitefile.HoldShared.
 	guard func() (release func() error, err error)
 }
 
@@ -168,23 +172,21 @@ func (p *ConnectionPool) Acquire(ctx context.Context, req ConnectionRequest) (*P
 // cleans up, as the application's would, if it is the last to close.
 func (c *PooledConn) open(req ConnectionRequest) error {
 	c.path, c.main, c.readOnly = req.Path, req.Main, req.ReadOnly
-	release := func() error { return nil }
-	if req.guard != nil {
-		var err error
-		if release, err = req.guard(); err != nil {
-			return errors.Join(err, c.cleanUp())
-		}
+	guard := req.guard
+	if guard == nil {
+		guard = func() (func() error, error) { return sqlitefile.HoldShared(req.Main) }
 	}
-	conn, err := c.dial(req.BusyTimeout)
-	log, index := sidecars(req.Path)
-	if err = errors.Join(err, release()); conn == nil {
+	hold, err := guard()
+	if err != nil {
 		return errors.Join(err, c.cleanUp())
 	}
-	c.conn, c.log, c.index = conn, log, index
-	if err == nil {
-		err = conn.exec("PRAGMA query_only=1")
+	conn, err := c.dial(req.BusyTimeout)
+	if conn == nil {
+		return errors.Join(err, hold(), c.cleanUp())
 	}
-	if err != nil {
+	c.conn, c.hold = conn, hold
+	c.log, c.index = sidecars(req.Path)
+	if err = conn.exec("PRAGMA query_only=1"); err != nil {
 		return errors.Join(err, c.close())
 	}
 	return nil
@@ -222,19 +224,12 @@ func (c *PooledConn) begin() error {
 // the database any more, it must not take itself for the last one: it would
 // delete what lies there now.
 func (c *PooledConn) close() error {
-	var release func() error
+	conn, hold := c.conn, c.hold
+	c.conn, c.hold = nil, nil
 	if c.orphaned() {
-		var err error
-		if release, err = sqlitefile.HoldShared(c.main); err != nil {
-			return err
-		}
+		return errors.Join(conn.close(), hold())
 	}
-	err := c.conn.close()
-	c.conn = nil
-	if release != nil {
-		return errors.Join(err, release())
-	}
-	return errors.Join(err, c.cleanUp())
+	return errors.Join(hold(), conn.close(), c.cleanUp())
 }
 
 // cleanUp removes the log and its index, in SQLite's own way, where they lie

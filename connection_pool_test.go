@@ -215,3 +215,27 @@ func TestConnectionPool_NeverWrites(t *testing.T) {
 		t.Errorf("%d leftovers, want 0", got)
 	}
 }
+
+// A connection of the pool protects the database while the process dies, too.
+func TestConnectionPool_Killed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	app := startChild(t, "app", path)
+	app.exec("PRAGMA journal_mode=wal", "CREATE TABLE t (x, y)", "INSERT INTO t VALUES (1, randomblob(5000))")
+	main, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer main.Close()
+	print, err := sqlitefile.StatFile(main)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := litestream.NewConnectionPool(litestream.ConnectionPoolOptions{})
+	c := acquire(t, p, litestream.ConnectionRequest{Path: path, Main: main, Inode: print.ID})
+	app.close()
+	wantUnharmed(t, path)
+	release(t, c, false)
+	if got := listDir(t, filepath.Dir(path)); len(got) != 3 {
+		t.Errorf("%v lie there, want the database as the last application has it open", got)
+	}
+}

@@ -25,6 +25,9 @@ type dbHandle struct {
 	conn *sqliteConn // nil unless connected
 	// pinned says that conn holds a read transaction.
 	pinned bool
+	// hold releases SQLite's SHARED lock, held by the raw descriptor as well as by
+	// conn: see holdShared. Nil unless the log's index is open.
+	hold func() error
 	// sealed says that the pin was retaken under the write lock, behind a
 	// complete checkpoint with everything captured: see wal.Source.Pinned.
 	sealed bool
@@ -109,7 +112,31 @@ func (h *dbHandle) pin() error {
 	if h.log == (wal.FileID{}) {
 		h.log, h.index = sidecars(h.path)
 	}
-	return nil
+	return h.holdShared()
+}
+
+// holdShared lets the raw descriptor hold the SHARED lock too, for as long as
+// the connection has the log's index open. The connection's own lock goes with
+// the first descriptor of the file that this process closes, which is what the
+// kernel does first when the process is killed; its locks on the index go
+// later. Who got the main file to himself in between, left it, and was followed
+// by a third, would leave that one with an index of another log: see
+// docs/decisions/0006. A lock of a descriptor goes after all of those.
+func (h *dbHandle) holdShared() (err error) {
+	if h.hold == nil {
+		h.hold, err = sqlitefile.HoldShared(h.main)
+	}
+	return err
+}
+
+// dropShared ends holdShared.
+func (h *dbHandle) dropShared() error {
+	if h.hold == nil {
+		return nil
+	}
+	release := h.hold
+	h.hold = nil
+	return release()
 }
 
 // sidecars returns what lies beside a database; zero is nothing.
@@ -138,13 +165,12 @@ func (h *dbHandle) orphaned() bool {
 // the last one closes; an orphaned one is kept from that.
 func (h *dbHandle) closeConn() error {
 	if h.orphaned() {
-		release, err := sqlitefile.HoldShared(h.main)
-		if err != nil {
+		if err := h.holdShared(); err != nil {
 			return err
 		}
-		return errors.Join(h.conn.close(), release())
+		return errors.Join(h.conn.close(), h.dropShared())
 	}
-	return h.conn.close()
+	return errors.Join(h.dropShared(), h.conn.close())
 }
 
 // unpin ends the read transaction.

@@ -1,8 +1,10 @@
 package litestream_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -94,4 +96,54 @@ func TestDB_ReplacedDuringLook(t *testing.T) {
 	}
 	syncAll(t, db)
 	wantRows(t, client, 0)
+}
+
+// loseLocks does what the kernel does first with a process that was killed:
+// it closes a descriptor of the file, and with it go the SQLite connections'
+// locks on the file, but not those on the log's index.
+func loseLocks(tb testing.TB, path string) {
+	tb.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// wantUnharmed lets an application have a database to itself, if it can, while
+// this process dies, and another one come after it. Neither may lose a commit.
+func wantUnharmed(t *testing.T, path string) {
+	t.Helper()
+	loseLocks(t, path)
+	alone := startChild(t, "alone", path)
+	rows := 1
+	if got := alone.do("INSERT INTO t VALUES (2, randomblob(5000))"); !strings.Contains(got, "locked") {
+		t.Errorf("an application has the database to itself: %s", got)
+		rows++
+	}
+	alone.close()
+	next := startChild(t, "app", path)
+	if got := next.do("INSERT INTO t VALUES (3, randomblob(5000))"); got != "ok" {
+		t.Errorf("the application after it: %s", got)
+	}
+	next.close()
+	last := startChild(t, "app", path)
+	last.exec("SELECT count(*) FROM t", fmt.Sprintf("CREATE TABLE ok AS SELECT 1 / (count(*) = %d) AS n FROM t", rows+1))
+}
+
+// A process that is killed loses its locks one after the other. In between
+// nobody gets a database to himself that a connection is open over.
+func TestDB_KilledWhilePinned(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	app := startChild(t, "app", path)
+	app.exec("PRAGMA journal_mode=wal", "CREATE TABLE t (x, y)", "INSERT INTO t VALUES (1, randomblob(5000))")
+	db := inMemory(t, path, testutil.NewMemClient())
+	syncAll(t, db)
+	if !db.Status().Connected {
+		t.Fatal("want a database that is pinned")
+	}
+	app.close()
+	wantUnharmed(t, path)
 }

@@ -252,7 +252,7 @@ func (db *DB) openLockedView(ctx context.Context, src viewSource, readOnly bool)
 	return v, nil
 }
 
-// connect returns a connection. Until it is open, a SHARED lock of our own
+// connect returns a connection. A SHARED lock of the raw descriptor, taken first,
 // keeps the last connection of the application from removing the log and its
 // index, which ours would create again.
 func (db *DB) connect(ctx context.Context, readOnly bool) (_ *PooledConn, err error) {
