@@ -47,6 +47,15 @@ type RestoreOptions struct {
 	// the database.
 	SkipV03Check bool
 
+	// Follow keeps the database up to date after the restore: Restore applies
+	// what arrives on the replica every FollowInterval (0 means
+	// DefaultFollowInterval) until ctx ends, which is no error then. A
+	// database that was followed before goes on at its position, which lies
+	// beside it in a file that ends in "-txid". It must be read only; see
+	// ErrFollowModified. Not together with TXID or Timestamp.
+	Follow         bool
+	FollowInterval time.Duration
+
 	// LedgerPath, if set, is where a page ledger of the restored database is
 	// left, marked as of LedgerReplica, so that the first capture on the
 	// database is a diff. Failing to write it only costs that diff.
@@ -67,6 +76,8 @@ type RestoreOptions struct {
 type restoreKnobs struct {
 	fetch        fetchKnobs
 	replanDelays []time.Duration // before each new plan after a file vanished
+	followLook   time.Duration   // in place of followLookInterval
+	followStep   func(name string) error
 }
 
 // NewRestoreOptions returns options with every default filled in.
@@ -194,6 +205,18 @@ func Restore(ctx context.Context, client ReplicaClient, opt RestoreOptions) (res
 	if opt.TXID != 0 && !opt.Timestamp.IsZero() {
 		return res, errors.New("restore: give a txid or a timestamp, not both")
 	}
+	if !opt.Follow {
+		return restoreOnce(ctx, client, opt)
+	}
+	if opt.TXID != 0 || !opt.Timestamp.IsZero() {
+		return res, errors.New("restore: cannot follow up to a txid or a timestamp")
+	}
+	return follow(ctx, client, opt)
+}
+
+// restoreOnce is Restore without the following. With Follow set it leaves a
+// database that can be followed.
+func restoreOnce(ctx context.Context, client ReplicaClient, opt RestoreOptions) (res RestoreResult, err error) {
 	if err := CheckRestoreOutput(opt.OutputPath, opt.Force); err != nil {
 		return res, err
 	}
@@ -222,6 +245,16 @@ func Restore(ctx context.Context, client ReplicaClient, opt RestoreOptions) (res
 	}
 	rs.progress.bytes.Store(rs.progress.total.Load())
 	rs.progress.phase.Store(RestoreSyncing)
+	if opt.Follow {
+		if err := rs.prepareFollow(out, db); err != nil {
+			return res, err
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, forgetFollow(opt.OutputPath))
+			}
+		}()
+	}
 	if err := out.sync(); err != nil {
 		return res, err
 	}
@@ -261,6 +294,7 @@ type restored struct {
 	at       time.Time // of its state
 	pageSize uint32
 	pageN    uint32
+	checksum ltx.Checksum // of all pages; 0 if not from LTX files
 }
 
 // restorer is one call of Restore.
@@ -340,7 +374,7 @@ func (rs *restorer) apply(ctx context.Context, out *restoreOutput) (restored, er
 	if err := a.apply(ctx, rs.client, rs.files, rs.opt.knobs.fetch, &rs.progress); err != nil {
 		return restored{}, err
 	}
-	return restored{at: time.UnixMilli(a.at).UTC(), pageSize: a.pageSize, pageN: a.commit}, nil
+	return restored{at: time.UnixMilli(a.at).UTC(), pageSize: a.pageSize, pageN: a.commit, checksum: ltx.ChecksumFlag | a.xor}, nil
 }
 
 // withHint completes an error about a file with what is restorable without it.

@@ -53,8 +53,13 @@ type applier struct {
 	out  *os.File
 	sums *os.File // page checksums by page number; nil if nobody wants them
 
+	// base is how many pages the database has that the files continue. Pages
+	// that no file holds stay as they are there. 0: the files hold all pages.
+	base uint32
+
 	pageSize uint32
 	commit   uint32 // pages of the database
+	smallest uint32 // the smallest commit of all files that were read
 	at       int64  // creation time of the restored state, milliseconds
 	shift    *crcShift
 	claimed  []uint64 // bit per page, page 1 first
@@ -179,6 +184,7 @@ func (a *applier) applyFile(r *frameReader, total int64) error {
 // the size of the database.
 func (a *applier) admit(in *input, total int64) error {
 	hdr := in.hdr
+	a.smallest = min(a.smallest, hdr.Commit)
 	if a.newest != nil {
 		if hdr.PageSize != a.pageSize {
 			return in.fail("decode", fmt.Errorf("page size %d, the newest file has %d", hdr.PageSize, a.pageSize))
@@ -188,12 +194,12 @@ func (a *applier) admit(in *input, total int64) error {
 	if hdr.Commit == 0 {
 		return in.fail("apply", ErrEmptyDatabase)
 	}
-	// Every page has a frame in some file. So the size can be checked before
-	// the file's checksum is, and a wrong one allocates nothing.
-	if int64(hdr.Commit) > total/(ltx.PageHeaderSize+1)+1 {
+	// Every new page has a frame in some file. So the size can be checked
+	// before the file's checksum is, and a wrong one allocates nothing.
+	if int64(hdr.Commit) > int64(a.base)+total/(ltx.PageHeaderSize+1)+1 {
 		return in.fail("decode", fmt.Errorf("database of %d pages in files of %d bytes", hdr.Commit, total))
 	}
-	a.newest = in
+	a.newest, a.smallest = in, hdr.Commit
 	a.pageSize, a.commit, a.at = hdr.PageSize, hdr.Commit, hdr.Timestamp
 	a.shift = newCRCShift(int64(hdr.PageSize))
 	a.claimed = make([]uint64, (uint64(hdr.Commit)+63)/64)
@@ -287,10 +293,10 @@ func (a *applier) verify(in *input) error {
 
 // finish checks what only the whole plan shows.
 func (a *applier) finish() error {
-	if !a.complete() {
-		return a.newest.fail("apply", fmt.Errorf("page %d of %d is in no file of the plan", a.firstMissing(), a.commit))
+	if pgno := a.firstMissing(); pgno != 0 {
+		return a.newest.fail("apply", fmt.Errorf("page %d of %d is in no file of the plan", pgno, a.commit))
 	}
-	if want := a.newest.trailer.PostApplyChecksum; want != 0 {
+	if want := a.newest.trailer.PostApplyChecksum; want != 0 && a.complete() {
 		if sum := ltx.ChecksumFlag | a.xor; sum != want {
 			return a.newest.fail("verify", fmt.Errorf("restored database has checksum %s, expected %s", sum, want))
 		}
@@ -302,11 +308,18 @@ func (a *applier) finish() error {
 	return nil
 }
 
+// firstMissing returns the first page that is neither in a file nor in the
+// database that the files continue, or 0. What a file cut off is not in the
+// database any more.
 func (a *applier) firstMissing() uint32 {
-	lock := ltx.LockPgno(a.pageSize)
+	lock, kept := ltx.LockPgno(a.pageSize), min(a.base, a.smallest)
 	for i, word := range a.claimed {
 		for word = ^word; word != 0; word &= word - 1 {
-			if pgno := uint32(i*64+bits.TrailingZeros64(word)) + 1; pgno != lock {
+			pgno := uint32(i*64+bits.TrailingZeros64(word)) + 1
+			if pgno > a.commit {
+				return 0
+			}
+			if pgno > kept && pgno != lock {
 				return pgno
 			}
 		}

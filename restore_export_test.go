@@ -14,6 +14,9 @@ type RestoreKnobs struct {
 	RetryDelays []time.Duration
 	Stall       time.Duration
 	Replans     []time.Duration
+
+	FollowLook time.Duration           // how often all levels are listed
+	FollowStep func(name string) error // called after each step of an update
 }
 
 // SetKnobs replaces the sizes and times that users cannot set.
@@ -21,12 +24,20 @@ func (opt *RestoreOptions) SetKnobs(k RestoreKnobs) {
 	opt.knobs = restoreKnobs{
 		fetch:        fetchKnobs{chunkBytes: k.ChunkBytes, retryDelays: k.RetryDelays, stall: k.Stall},
 		replanDelays: k.Replans,
+		followLook:   k.FollowLook,
+		followStep:   k.FollowStep,
 	}
 }
 
 // PlanRestore is planRestore.
 func PlanRestore(levels [SnapshotLevel + 1][]*ltx.FileInfo, txID ltx.TXID, timestamp time.Time) ([]*ltx.FileInfo, error) {
 	return planRestore(levels, txID, timestamp)
+}
+
+// PlanFollow is planFollow.
+func PlanFollow(levels [SnapshotLevel + 1][]*ltx.FileInfo, at ltx.TXID) (files []*ltx.FileInfo, full bool, err error) {
+	p, err := planFollow("x.db", levels, at)
+	return p.files, p.full, err
 }
 
 // ApplyPlan writes the pages of a plan to out, without the care for files

@@ -239,20 +239,26 @@ func (s *source) fill(n int) {
 	s.tb.Helper()
 	s.exec("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, v BLOB)")
 	s.exec("CREATE INDEX IF NOT EXISTS t_v ON t (substr(v, 1, 8))")
-	rows := min(max(20, 40*s.pageSize/1024), 800)
 	for i := range n {
-		switch i % 5 {
-		case 0, 1:
-			s.exec("WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i+1 FROM n WHERE i < ?) INSERT INTO t (v) SELECT randomblob(200) || zeroblob(300) FROM n", rows)
-		case 2:
-			s.exec("UPDATE t SET v = randomblob(400) WHERE id % 7 = 3")
-		case 3:
-			s.exec("DELETE FROM t WHERE id % 3 = 1")
-		case 4:
-			s.exec("VACUUM")
-		}
-		s.capture()
+		s.fillKind(i)
 	}
+}
+
+// fillKind makes one capture of the i-th kind.
+func (s *source) fillKind(i int) {
+	s.tb.Helper()
+	rows := min(max(20, 40*s.pageSize/1024), 800)
+	switch i % 5 {
+	case 0, 1:
+		s.exec("WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i+1 FROM n WHERE i < ?) INSERT INTO t (v) SELECT randomblob(200) || zeroblob(300) FROM n", rows)
+	case 2:
+		s.exec("UPDATE t SET v = randomblob(400) WHERE id % 7 = 3")
+	case 3:
+		s.exec("DELETE FROM t WHERE id % 3 = 1")
+	case 4:
+		s.exec("VACUUM")
+	}
+	s.capture()
 }
 
 // testOptions returns options that write below the test's folder and do not

@@ -53,17 +53,7 @@ func listLevels(ctx context.Context, client ReplicaClient, useMetadata bool) (le
 	var wg sync.WaitGroup
 	for level := range levels {
 		wg.Go(func() {
-			itr, err := client.LTXFiles(ctx, level, 0, useMetadata)
-			if err != nil {
-				errs[level] = fmt.Errorf("list ltx files of level %d: %w", level, err)
-				return
-			}
-			for itr.Next() {
-				levels[level] = append(levels[level], itr.Item())
-			}
-			if err := errors.Join(itr.Err(), itr.Close()); err != nil {
-				errs[level] = fmt.Errorf("list ltx files of level %d: %w", level, err)
-			}
+			levels[level], errs[level] = listLevel(ctx, client, level, 0, useMetadata)
 		})
 	}
 	wg.Wait()
@@ -74,6 +64,21 @@ func listLevels(ctx context.Context, client ReplicaClient, useMetadata bool) (le
 		}
 	}
 	return levels, nil
+}
+
+// listLevel lists the files of a level that begin at a TXID or behind it.
+func listLevel(ctx context.Context, client ReplicaClient, level int, from ltx.TXID, useMetadata bool) (files []*ltx.FileInfo, err error) {
+	itr, err := client.LTXFiles(ctx, level, from, useMetadata)
+	if err != nil {
+		return nil, fmt.Errorf("list ltx files of level %d: %w", level, err)
+	}
+	for itr.Next() {
+		files = append(files, itr.Item())
+	}
+	if err := errors.Join(itr.Err(), itr.Close()); err != nil {
+		return nil, fmt.Errorf("list ltx files of level %d: %w", level, err)
+	}
+	return files, nil
 }
 
 // planRestore chooses the files that restore txID, the last position strictly
@@ -128,6 +133,12 @@ func chainFiles(levels levelFiles, txID ltx.TXID, timestamp time.Time) []*ltx.Fi
 			}
 		}
 	}
+	return extendChain(plan, reached, files)
+}
+
+// extendChain continues a plan that reaches a position with the given files,
+// which it sorts. It returns the longer plan.
+func extendChain(plan []*ltx.FileInfo, reached ltx.TXID, files []*ltx.FileInfo) []*ltx.FileInfo {
 	slices.SortStableFunc(files, func(a, b *ltx.FileInfo) int { return cmp.Compare(a.MinTXID, b.MinTXID) })
 
 	// best is the best of all files that begin inside the chain so far. The

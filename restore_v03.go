@@ -70,7 +70,7 @@ func ListV03(ctx context.Context, client ReplicaClient) ([]V03File, error) {
 // listFormats lists the LTX files and, unless only they can be meant, the
 // backup of v0.3, at the same time.
 func (rs *restorer) listFormats(ctx context.Context) (err error) {
-	if rs.opt.TXID != 0 {
+	if rs.opt.TXID != 0 || rs.opt.Follow {
 		rs.levels, err = listLevels(ctx, rs.client, !rs.opt.Timestamp.IsZero())
 		return err
 	}

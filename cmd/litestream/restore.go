@@ -32,14 +32,15 @@ var restoreHelp = help{
 		{"-parallelism N", "Requests to have in flight. The default is 8."},
 		{"-integrity-check MODE", "Let SQLite check the restored database: none, quick or full.\nThe default is none, and quick for a backup of Litestream v0.3."},
 		{"-hostname NAME", "Value of {{hostname}} in the replica template of multi-db. Without\nit: the key hostname, else this host's name."},
-		{"-f", "Follow the replica. Not supported yet."},
-		{"-follow-interval DURATION", "How often to look at the replica with -f. Not supported yet."},
+		{"-f", "Follow the replica: restore, then keep applying what arrives until\ninterrupted. An output that was followed before goes on where it was.\nPrograms may read it with SQLite meanwhile, but not write."},
+		{"-follow-interval DURATION", "How often to look at the replica with -f. The default is 1s."},
 	},
 	examples: []string{
 		"restore /path/to/db",
 		"restore -o /tmp/db s3://bucket/db",
 		"restore -timestamp 2026-01-31T12:00:00Z -o /tmp/db /path/to/db",
 		"restore -dry-run -o /tmp/db s3://bucket/db",
+		"restore -f -o /tmp/db s3://bucket/db",
 	},
 }
 
@@ -74,8 +75,6 @@ type restoreOptions struct {
 	ifReplicaExists bool
 	dryRun          bool
 	asJSON          bool
-	follow          bool
-	followInterval  time.Duration
 	hostname        string
 	arg             string
 }
@@ -94,8 +93,8 @@ func (a *app) parseRestore(args []string) (*restoreOptions, error) {
 	flags.BoolVar(&o.opt.Force, "force", false, "")
 	flags.BoolVar(&o.asJSON, "json", false, "")
 	flags.StringVar(&o.hostname, "hostname", "", "")
-	flags.BoolVar(&o.follow, "f", false, "")
-	flags.DurationVar(&o.followInterval, "follow-interval", time.Second, "")
+	flags.BoolVar(&o.opt.Follow, "f", false, "")
+	flags.DurationVar(&o.opt.FollowInterval, "follow-interval", litestream.DefaultFollowInterval, "")
 	flags.StringVar(&o.integrityCheck, "integrity-check", "none", "")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -126,12 +125,14 @@ func (o *restoreOptions) check() error {
 	}
 	isURL := litestream.IsURL(o.arg)
 	switch {
-	case o.follow:
-		return errors.New("-f: not supported yet")
-	case o.followInterval != time.Second:
-		return errors.New("-follow-interval: not supported yet")
 	case o.opt.TXID != 0 && o.timestamp != "":
 		return errors.New("cannot specify both -txid and -timestamp")
+	case o.opt.Follow && o.dryRun:
+		return errors.New("cannot use -dry-run with -f")
+	case o.opt.Follow && o.opt.TXID != 0:
+		return errors.New("cannot use follow mode with -txid")
+	case o.opt.Follow && o.timestamp != "":
+		return errors.New("cannot use follow mode with -timestamp")
 	case isURL && o.opt.OutputPath == "":
 		return &tryError{errors.New("-o is required when restoring from a replica URL"), "litestream restore -o /path/to/db " + o.arg}
 	}
@@ -211,7 +212,7 @@ func (a *app) restore(ctx context.Context, o *restoreOptions, src *source) error
 	if err != nil {
 		return err
 	}
-	if res.IntegrityCheck != litestream.IntegrityCheckNone {
+	if res.IntegrityCheck != litestream.IntegrityCheckNone && !o.opt.Follow {
 		dbName := o.opt.OutputPath
 		if src.path != "" {
 			dbName = src.path
@@ -222,7 +223,7 @@ func (a *app) restore(ctx context.Context, o *restoreOptions, src *source) error
 		return nil
 	}
 	txid := ""
-	if len(res.V03) == 0 { // v0.3 has no transaction ids
+	if len(res.V03) == 0 && !o.opt.Follow { // v0.3 has no transaction ids, a follower went on
 		txid = res.TXID.String()
 	}
 	return writeJSON(a.stdout, struct {
