@@ -47,6 +47,11 @@ type Compactor struct {
 	// OnL0Retention is told the outcome of each L0 retention pass. May be nil.
 	OnL0Retention func(L0RetentionStats)
 
+	// OnVerified is told after each compaction whether the files of the level
+	// join, for which the level is listed. An error tells of those that do not.
+	// Nil: nothing is listed.
+	OnVerified func(level int, err error)
+
 	// StagingDir holds what is being merged: at most MaxInputBytes and one
 	// output. The files have no name, so that none outlives the process. The
 	// empty string is the system's folder for temporary files.
@@ -79,9 +84,10 @@ type Compactor struct {
 	// mu guards what is known about the replica. It is not held across I/O.
 	mu         sync.Mutex
 	state      [SnapshotLevel + 1]levelState
-	generation int      // changes with every Invalidate
-	empty      [10]bool // levels that are not configured and hold nothing
-	swept      bool     // a snapshot retention pass has run
+	generation int                       // changes with every Invalidate
+	empty      [10]bool                  // levels that are not configured and hold nothing
+	swept      bool                      // a snapshot retention pass has run
+	verified   [SnapshotLevel + 1]string // what the last verification of a level found
 }
 
 // NewCompactor returns a compactor for the database that client stores.
@@ -291,6 +297,7 @@ func (c *Compactor) runJob(ctx context.Context, job compactionJob) (*ltx.FileInf
 	}
 	info.Size = out.size
 	c.noteCompacted(job, info)
+	c.verifyCompacted(ctx, job.level)
 	c.logger.Debug("compaction complete", "db", c.Path, "level", job.level,
 		"min_txid", info.MinTXID.String(), "max_txid", info.MaxTXID.String(), "inputs", out.used, "size", info.Size)
 	return info, nil

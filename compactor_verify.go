@@ -1,8 +1,11 @@
 package litestream
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/superfly/ltx"
 )
@@ -37,7 +40,7 @@ func (c *Compactor) VerifyLevel(ctx context.Context, level int) ([]LevelProblem,
 	if level < 0 || level > MaxCompactionLevel {
 		return nil, fmt.Errorf("verify level %d: snapshots and unknown levels have no order", level)
 	}
-	infos, err := c.list(ctx, level)
+	infos, err := listLevel(ctx, c.rawClient(), level)
 	if err != nil {
 		return nil, err
 	}
@@ -62,4 +65,80 @@ func levelProblems(files []*ltx.FileInfo) (a []LevelProblem) {
 		a = append(a, LevelProblem{Kind: kind, Prev: prev, Next: next})
 	}
 	return a
+}
+
+// levelPromise says which restore points are promised.
+type levelPromise struct {
+	now               time.Time
+	levels            CompactionLevels
+	snapshotRetention time.Duration // 0: for ever
+	l0Retention       time.Duration // 0: for ever
+}
+
+// holds reports whether the position at the end of a file is surely promised:
+// what it holds may be older than the file by the intervals of its level and
+// those below, twice over if each was just missed.
+func (p levelPromise) holds(f *ltx.FileInfo) bool {
+	retention := p.snapshotRetention
+	if f.Level == 0 {
+		retention = p.l0Retention
+	}
+	if retention <= 0 || f.CreatedAt.IsZero() {
+		return true
+	}
+	for _, l := range p.levels {
+		if l.Level <= f.Level {
+			retention -= 2 * l.Interval
+		}
+	}
+	return f.CreatedAt.After(p.now.Add(-retention))
+}
+
+// treeProblems returns where the files of the levels 0 to maxLevel do not join.
+// Retention and compaction leave gaps that are none of these: those that a
+// restore passes by files of higher levels or by a base, a snapshot or the
+// first file, and those ahead of positions that are no longer promised and that
+// a later base makes unnecessary. Files of a lower level do not fill a gap,
+// since they go away when they are old.
+func treeProblems(levels levelFiles, maxLevel int, promise levelPromise) (a []LevelProblem) {
+	var bases []*ltx.FileInfo
+	for _, f := range append(slices.Clone(levels[SnapshotLevel]), levels[0]...) {
+		if f.MinTXID == 1 {
+			bases = append(bases, f)
+		}
+	}
+	superseded := func(f *ltx.FileInfo) bool {
+		return slices.ContainsFunc(bases, func(b *ltx.FileInfo) bool { return b.MaxTXID >= f.MaxTXID })
+	}
+	for level := range maxLevel + 1 {
+		for _, p := range levelProblems(levels[level]) {
+			if p.Kind == LevelGap && (passable(bases, levels, p) || !promise.holds(p.Next) && superseded(p.Next)) {
+				continue
+			}
+			a = append(a, p)
+		}
+	}
+	return a
+}
+
+// passable reports whether a restore gets over a gap to the end of the file
+// behind it, or begins between the two.
+func passable(bases []*ltx.FileInfo, levels levelFiles, gap LevelProblem) bool {
+	from, to := gap.Prev.MaxTXID, gap.Next.MinTXID-1
+	for _, f := range bases {
+		if f.MaxTXID <= gap.Next.MaxTXID {
+			from = max(from, f.MaxTXID)
+		}
+	}
+	var above []*ltx.FileInfo
+	for level := gap.Next.Level + 1; level <= MaxCompactionLevel; level++ {
+		above = append(above, levels[level]...)
+	}
+	slices.SortFunc(above, func(a, b *ltx.FileInfo) int { return cmp.Compare(a.MinTXID, b.MinTXID) })
+	for _, f := range above {
+		if f.MinTXID <= from+1 {
+			from = max(from, f.MaxTXID)
+		}
+	}
+	return from >= to
 }

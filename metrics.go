@@ -13,6 +13,8 @@ type Metrics struct {
 	ckptN, ckptErrorN, ckptSeconds *prometheus.CounterVec
 	captureN                       *prometheus.CounterVec
 	auditFailures                  prometheus.Counter
+	validationN                    *prometheus.CounterVec
+	validationOK, validationAt     *prometheus.GaugeVec
 	opN, opBytes                   *prometheus.CounterVec
 	opErrorN                       *boundedCounter // what a service answers could be anything
 	opSeconds                      *prometheus.HistogramVec
@@ -26,10 +28,18 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		reg.MustRegister(v)
 		return v
 	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "litestream_" + name, Help: help}, labels)
+		reg.MustRegister(v)
+		return v
+	}
 	m.ckptN = counter("checkpoint_count", "Checkpoints tried.", "db", "mode")
 	m.ckptErrorN = counter("checkpoint_error_count", "Checkpoints that failed.", "db", "mode")
 	m.ckptSeconds = counter("checkpoint_seconds", "Time spent in checkpoints.", "db", "mode")
 	m.captureN = counter("capture_count", "Captures by kind (tail, diff, full, none) and by the reason of a diff.", "kind", "reason")
+	m.validationN = counter("validation_checks_total", "Checks that the files of a level join, by result (success, invalid, error).", "db", "level", "result")
+	m.validationOK = gauge("last_validation_success", "1 if the files of the level joined in the last validation.", "db", "level")
+	m.validationAt = gauge("last_validation_success_timestamp_seconds", "When the files of the level last were found to join.", "db", "level")
 	m.opN = counter("replica_operation_total", "Requests to the replica's storage.", "replica_type", "operation")
 	m.opBytes = counter("replica_operation_bytes", "Bytes moved to and from the replica's storage.", "replica_type", "operation")
 	m.opErrorN = &boundedCounter{

@@ -23,6 +23,7 @@ const (
 	seriesSyncs
 	seriesSyncErrors
 	seriesSyncSeconds
+	seriesVerifyErrors
 	seriesN
 )
 
@@ -30,14 +31,15 @@ var dbSeries = [seriesN]struct {
 	name, help string
 	kind       prometheus.ValueType
 }{
-	seriesDBSize:      {"db_size", "Size of the database file in bytes at the last sync.", prometheus.GaugeValue},
-	seriesWALSize:     {"wal_size", "End of the captured write-ahead log in bytes.", prometheus.GaugeValue},
-	seriesTXID:        {"txid", "Newest captured transaction.", prometheus.GaugeValue},
-	seriesDiskFull:    {"disk_full", "1 while staging fails for lack of space.", prometheus.GaugeValue},
-	seriesWALBytes:    {"total_wal_bytes", "Bytes of write-ahead log turned into LTX files.", prometheus.CounterValue},
-	seriesSyncs:       {"sync_count", "Sync passes.", prometheus.CounterValue},
-	seriesSyncErrors:  {"sync_error_count", "Sync passes that failed.", prometheus.CounterValue},
-	seriesSyncSeconds: {"sync_seconds", "Time spent in sync passes.", prometheus.CounterValue},
+	seriesDBSize:       {"db_size", "Size of the database file in bytes at the last sync.", prometheus.GaugeValue},
+	seriesWALSize:      {"wal_size", "End of the captured write-ahead log in bytes.", prometheus.GaugeValue},
+	seriesTXID:         {"txid", "Newest captured transaction.", prometheus.GaugeValue},
+	seriesDiskFull:     {"disk_full", "1 while staging fails for lack of space.", prometheus.GaugeValue},
+	seriesWALBytes:     {"total_wal_bytes", "Bytes of write-ahead log turned into LTX files.", prometheus.CounterValue},
+	seriesSyncs:        {"sync_count", "Sync passes.", prometheus.CounterValue},
+	seriesSyncErrors:   {"sync_error_count", "Sync passes that failed.", prometheus.CounterValue},
+	seriesSyncSeconds:  {"sync_seconds", "Time spent in sync passes.", prometheus.CounterValue},
+	seriesVerifyErrors: {"compaction_verify_error_count", "Compactions after which the files of the level did not join.", prometheus.CounterValue},
 }
 
 // dbCollector makes the series of all databases when it is asked for them. A
@@ -148,6 +150,10 @@ func (d *dbMetrics) close() {
 			v.DeleteLabelValues(d.label, string(mode))
 		}
 	}
+	own := prometheus.Labels{"db": d.label}
+	d.m.validationN.DeletePartialMatch(own)
+	d.m.validationOK.DeletePartialMatch(own)
+	d.m.validationAt.DeletePartialMatch(own)
 }
 
 // captureEvents counts what happens to the content of a database.
@@ -213,6 +219,31 @@ func (d *dbMetrics) auditFailed() {
 	if d != nil {
 		d.m.auditFailures.Inc()
 	}
+}
+
+// verified counts a verification of a level. It is called by the task that
+// merges, beside those that write the other series.
+func (d *dbMetrics) verified(err error) {
+	if d != nil && err != nil {
+		d.values[seriesVerifyErrors].add(1)
+	}
+}
+
+// validated records a validation of one level; err is that of the listing.
+func (d *dbMetrics) validated(level int, valid bool, err error, now time.Time) {
+	if d == nil {
+		return
+	}
+	result, ok, n := "invalid", 0.0, strconv.Itoa(level)
+	switch {
+	case err != nil:
+		result = "error"
+	case valid:
+		result, ok = "success", 1
+		d.m.validationAt.WithLabelValues(d.label, n).Set(float64(now.UnixMilli()) / 1000)
+	}
+	d.m.validationN.WithLabelValues(d.label, n, result).Inc()
+	d.m.validationOK.WithLabelValues(d.label, n).Set(ok)
 }
 
 // l0Retention records what a pass found; the label is the base file name

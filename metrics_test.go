@@ -3,6 +3,7 @@ package litestream_test
 import (
 	"context"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -11,7 +12,8 @@ import (
 	litestream "github.com/benbjohnson/litestream"
 )
 
-// gathered returns the values of the gauges and counters of one database.
+// gathered returns the values of the gauges and counters of one database, with
+// the labels they have besides.
 func gathered(tb testing.TB, reg *prometheus.Registry, path string) map[string]float64 {
 	tb.Helper()
 	families, err := reg.Gather()
@@ -24,7 +26,15 @@ func gathered(tb testing.TB, reg *prometheus.Registry, path string) map[string]f
 			if len(m.GetLabel()) == 0 || m.GetLabel()[0].GetName() != "db" || m.GetLabel()[0].GetValue() != path {
 				continue
 			}
-			got[f.GetName()] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			name := f.GetName()
+			if own := m.GetLabel()[1:]; len(own) > 0 {
+				var labels []string
+				for _, l := range own {
+					labels = append(labels, l.GetName()+`="`+l.GetValue()+`"`)
+				}
+				name += "{" + strings.Join(labels, ",") + "}"
+			}
+			got[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
 		}
 	}
 	return got
@@ -53,13 +63,15 @@ func TestMetrics_Database(t *testing.T) {
 	}
 	delete(got, "litestream_sync_seconds")
 	want := map[string]float64{
-		"litestream_db_size":          4096,
-		"litestream_disk_full":        0,
-		"litestream_sync_count":       1,
-		"litestream_sync_error_count": 0,
-		"litestream_total_wal_bytes":  0, // the first capture is of the whole database
-		"litestream_txid":             1,
-		"litestream_wal_size":         32 + 2*(24+4096),
+		"litestream_db_size":   4096,
+		"litestream_disk_full": 0,
+
+		"litestream_compaction_verify_error_count": 0,
+		"litestream_sync_count":                    1,
+		"litestream_sync_error_count":              0,
+		"litestream_total_wal_bytes":               0, // the first capture is of the whole database
+		"litestream_txid":                          1,
+		"litestream_wal_size":                      32 + 2*(24+4096),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("series differ (-want +got):\n%s", diff)

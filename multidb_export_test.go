@@ -34,6 +34,13 @@ func (m *MultiDBManager) TenantState(path string) (state string, reason error) {
 	return m.table.At(i).state.String(), reason
 }
 
+// NextValidation returns when the next round of validations begins.
+func (m *MultiDBManager) NextValidation() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.validation.next
+}
+
 // ScanEnd returns when the last scan came to its end.
 func (m *MultiDBManager) ScanEnd() time.Time {
 	m.mu.Lock()

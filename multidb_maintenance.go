@@ -24,9 +24,10 @@ var errNoProgress = errors.New("maintenance changed nothing although something w
 // do not change; it is safe for concurrent use.
 type tenantMaintainer struct {
 	Settings   maintenanceSettings
-	StagingDir string           // see Compactor.StagingDir
-	Logger     *slog.Logger     // nil: nothing is logged
-	Now        func() time.Time // nil: time.Now
+	StagingDir string                     // see Compactor.StagingDir
+	Logger     *slog.Logger               // nil: nothing is logged
+	Now        func() time.Time           // nil: time.Now
+	OnVerified func(level int, err error) // see Compactor
 }
 
 // tenantTarget is one database whose maintenance is due.
@@ -250,6 +251,8 @@ func (r *maintenanceRun) compactor() *Compactor {
 	c.Levels = r.t.Settings.Levels
 	c.LocalFile, c.DeleteLocal = r.LocalFile, r.DeleteLocal
 	c.StagingDir = r.t.StagingDir
+	c.OnVerified = r.t.OnVerified
+	c.SnapshotRetention, c.L0Retention = r.t.Settings.SnapshotRetention, r.t.Settings.L0Retention
 	c.Now = r.now
 	c.MaxInputs = maxTenantCompactionInputs
 	return c

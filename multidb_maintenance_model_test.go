@@ -189,6 +189,9 @@ func (m *maintenanceModel) fly() {
 func (m *maintenanceModel) check() {
 	m.t.Helper()
 	levels := m.client.listing()
+	if a := m.m.Problems(levels, 1); len(a) > 0 {
+		m.fatalf("a validation would find %v", a)
+	}
 	promised := m.promised()
 	if len(promised) > 12 { // the ends and some between
 		promised = append(promised[:2:2], promised[len(promised)-2-m.rng.IntN(8):]...)

@@ -38,9 +38,13 @@ type MultiDBManager struct {
 	SnapshotRetention time.Duration
 	L0Retention       time.Duration
 	RetentionEnabled  bool
-	SyncInterval      time.Duration      // least time between two uploads of a database
-	Metrics           *AggregatedMetrics // nil counts nothing
-	Logger            *slog.Logger
+	// ValidationInterval is the time between two rounds of checks that the files
+	// of each level join, of replicas that changed; 0: none.
+	ValidationInterval time.Duration
+	VerifyCompaction   bool               // list each level after it was written, and check the same
+	SyncInterval       time.Duration      // least time between two uploads of a database
+	Metrics            *AggregatedMetrics // nil counts nothing
+	Logger             *slog.Logger
 
 	cfg       MultiDBConfig
 	store     *Store
@@ -84,9 +88,10 @@ type MultiDBManager struct {
 	yieldSet       time.Time             // when yield was chosen
 	underway       map[uint32]*upkeepRun // maintenance that runs
 	upkeepFailures map[uint32]uint8      // in a row
-	sameBoot       bool                  // as when the registry was written
-	bound          bool                  // the replica is known to be the one of the registry
-	empty          bool                  // and held nothing at the start
+	validation     fleetValidation
+	sameBoot       bool // as when the registry was written
+	bound          bool // the replica is known to be the one of the registry
+	empty          bool // and held nothing at the start
 	bindAt         time.Time
 	started        bool          // databases may become hot
 	once           bool          // a single pass, whose maintenance is what was asked for
@@ -252,6 +257,7 @@ func (m *MultiDBManager) tick(ctx context.Context) {
 	m.rebind(ctx)
 	m.dispatch()
 	m.maintainDue()
+	m.validateDue()
 	if err := m.store.resources.Connections.Sweep(m.now()); err != nil {
 		m.logger.Warn("close idle connections", "error", err)
 	}

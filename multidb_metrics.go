@@ -35,6 +35,9 @@ type AggregatedMetrics struct {
 	scanUnmatched, scanEnd                   prometheus.Gauge
 	lag, scanSeconds                         prometheus.Histogram
 	captureN, maintenanceN, failureN         *boundedCounter
+	validationN                              *boundedCounter
+	invalid                                  prometheus.Gauge
+	verifyErrors                             prometheus.Counter
 }
 
 // scanStats is what one scan of all files saw.
@@ -88,6 +91,8 @@ func (m *AggregatedMetrics) makeCounters(reg prometheus.Registerer) {
 	m.captureN = bounded("captures_total", "Captures by kind (tail, diff, snapshot, none) and by why it was no tail.", "kind", "reason")
 	m.maintenanceN = bounded("maintenance_actions_total", "Actions of maintenance by kind and result.", "kind", "result")
 	m.failureN = bounded("failures_total", "Failed attempts by the class of their reason.", "reason")
+	m.validationN = bounded("validation_checks_total", "Validations of replicas by result (success, invalid, error).", "result")
+	m.verifyErrors = counter("compaction_verify_errors_total", "Compactions after which the files of the level did not join.")
 	m.scanNew = counter("scan_new_databases_total", "Databases that a scan saw for the first time.")
 	m.scanChanged = counter("scan_changed_databases_total", "Databases that a scan found changed.")
 	m.scanDeleted = counter("scan_deleted_databases_total", "Databases that a scan found deleted.")
@@ -99,6 +104,7 @@ func (m *AggregatedMetrics) makeScanMetrics(reg prometheus.Registerer) {
 		reg.MustRegister(g)
 		return g
 	}
+	m.invalid = gauge("invalid_databases", "Databases whose last validation found something wrong, or failed.")
 	m.scanFiles = gauge("scan_files", "Files that matched a pattern in the last scan.")
 	m.scanSkipped = gauge("scan_skipped_files", "Devices, pipes, sockets and links that the last scan did not follow.")
 	m.scanErrors = gauge("scan_errors", "Files and directories that the last scan could not look at.")
@@ -200,6 +206,21 @@ func (m *AggregatedMetrics) auditFailed() {
 func (m *AggregatedMetrics) maintained(kind, result string) {
 	if m != nil {
 		m.maintenanceN.inc(kind, result)
+	}
+}
+
+// validated counts a validation; so many databases are not valid now.
+func (m *AggregatedMetrics) validated(result string, invalid int) {
+	if m != nil {
+		m.validationN.inc(result)
+		m.invalid.Set(float64(invalid))
+	}
+}
+
+// verified counts a verification of a compaction.
+func (m *AggregatedMetrics) verified(err error) {
+	if m != nil && err != nil {
+		m.verifyErrors.Inc()
 	}
 }
 

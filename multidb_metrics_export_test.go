@@ -26,6 +26,9 @@ func EveryEvent(m *AggregatedMetrics) {
 	m.auditFailed()
 	m.maintained("compact", "ok")
 	m.failed("locked")
+	m.validated("invalid", 7)
+	m.verified(errPatternEmpty)
+	m.verified(nil)
 }
 
 // CountCapture counts a capture of the fleet.

@@ -172,6 +172,7 @@ func (m *MultiDBManager) forgetLocked(i uint32) {
 	m.upkeep.remove(i)
 	delete(m.underway, i)
 	delete(m.upkeepFailures, i)
+	m.validation.forget(i)
 	delete(m.reasons, i)
 	m.table.Remove(i)
 	m.reg.Delete(i + 1)

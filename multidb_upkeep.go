@@ -21,12 +21,16 @@ func (m *MultiDBManager) maintainer() *tenantMaintainer {
 	if m.knobs.Grace > 0 {
 		grace = m.knobs.Grace
 	}
+	var onVerified func(int, error)
+	if m.VerifyCompaction {
+		onVerified = func(_ int, err error) { m.metrics.verified(err) }
+	}
 	return &tenantMaintainer{
 		Settings: maintenanceSettings{
 			Levels: m.Levels, SnapshotInterval: m.SnapshotInterval, SnapshotRetention: m.SnapshotRetention,
 			L0Retention: m.L0Retention, Grace: grace, RetentionEnabled: m.RetentionEnabled,
 		},
-		StagingDir: m.mode.scratchDir(), Logger: m.logger, Now: m.now,
+		StagingDir: m.mode.scratchDir(), Logger: m.logger, Now: m.now, OnVerified: onVerified,
 	}
 }
 
@@ -46,6 +50,7 @@ func (m *MultiDBManager) noteFiles(d *DynamicDB, change func(*tenantFiles)) {
 	defer m.mu.Unlock()
 	f := m.filesLocked(d)
 	change(f)
+	m.validation.changed.add(d.idx)
 	if m.underway[d.idx] != nil {
 		return
 	}
@@ -168,6 +173,7 @@ func (m *MultiDBManager) endUpkeepLocked(i uint32, s *DBState, run *upkeepRun, e
 		fallthrough
 	default:
 		m.metrics.maintained("run", "ok")
+		m.validation.changed.add(i)
 		delete(m.upkeepFailures, i)
 	}
 	m.upkeep.set(i, due)

@@ -224,6 +224,9 @@ func (m *retentionModel) fly() {
 func (m *retentionModel) check() {
 	m.t.Helper()
 	levels := m.replica.listing()
+	if a := m.c.Problems(levels, min(m.c.Levels.MaxLevel(), 1)); len(a) > 0 {
+		m.fatalf("a validation would find %v", a)
+	}
 	for _, txid := range m.promised() {
 		chain := m.replica.plan(levels, txid)
 		if chain == nil {

@@ -15,6 +15,7 @@ const (
 	taskUpload
 	taskSnapshot
 	taskL0Retention
+	taskValidate
 	taskCompact // level 1; taskCompact+n-1 is level n
 	taskKinds   = int(taskCompact) + MaxCompactionLevel
 )

@@ -37,6 +37,8 @@ type Store struct {
 	L0Retention              time.Duration // 0 keeps level 0 for ever
 	L0RetentionCheckInterval time.Duration
 	RetentionEnabled         bool
+	ValidationInterval       time.Duration // between two checks that the files of each level join; 0: none
+	VerifyCompaction         bool          // list each level after it was written, and check the same
 	ShutdownSyncTimeout      time.Duration // per database; 0 is a single try
 	ShutdownSyncInterval     time.Duration
 	MaxStagedBytes           int64 // of all databases; 0 is no bound
@@ -73,7 +75,8 @@ type managedDB struct {
 	removed   bool         // guarded by the scheduler
 	tenant    tenantEvents // nil unless the database was found by pattern
 
-	sync, upload, maintain failures // each used by one task at a time
+	sync, upload, maintain, validate failures // each used by one task at a time
+	problems                         string   // found by the last validation; used by that task
 	// uploadFailing is set by the upload task; whoever stages a file reads it.
 	uploadFailing atomic.Bool
 	// lookedAt is when a look last succeeded, or when the database came to the
@@ -124,6 +127,9 @@ func (s *Store) Open(ctx context.Context) (err error) {
 		dbs = append(dbs, m)
 	}
 	s.mu.Unlock()
+	if s.ValidationInterval > 0 {
+		s.Logger.Info("starting validation monitor", "interval", s.ValidationInterval)
+	}
 	for _, m := range dbs {
 		s.start(m)
 	}
@@ -167,7 +173,7 @@ func (s *Store) newManaged(db *DB) *managedDB {
 		m.tasks[i] = scheduled{m: m, kind: taskKind(i), index: -1}
 	}
 	minDelay := s.minRetryDelay(db)
-	for _, f := range []*failures{&m.sync, &m.upload, &m.maintain} {
+	for _, f := range []*failures{&m.sync, &m.upload, &m.maintain, &m.validate} {
 		f.delay = backoff.Backoff{Min: minDelay, Max: maxRetryDelay}
 	}
 	return m
@@ -230,6 +236,9 @@ func (s *Store) newCompactor(db *DB) *Compactor {
 		}
 		return db.deleteLocal(maxTXID)
 	}
+	if s.VerifyCompaction {
+		c.OnVerified = func(_ int, err error) { db.metrics.verified(err) }
+	}
 	c.OnL0Retention = func(st L0RetentionStats) { s.Metrics.l0Retention(filepath.Base(db.Path()), st) }
 	return c
 }
@@ -240,6 +249,7 @@ func (s *Store) start(m *managedDB) {
 	now := time.Now()
 	if m.db.Replica != nil {
 		s.sched.at(now, m, taskUpload)
+		s.scheduleValidation(m)
 	}
 	if m.db.MonitorInterval > 0 {
 		s.sched.at(now.Add(phase(m.db.Path(), m.db.MonitorInterval)), m, taskSync)

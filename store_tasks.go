@@ -24,6 +24,8 @@ func (s *Store) submit(m *managedDB, kind taskKind) {
 		s.resources.Snapshots.Submit(SnapshotTask{Key: m, Kind: "snapshot", Run: func(ctx context.Context) { s.runSnapshot(ctx, m) }})
 	case taskL0Retention:
 		s.resources.Snapshots.Submit(SnapshotTask{Key: m, Kind: "l0-retention", Run: func(ctx context.Context) { s.runL0Retention(ctx, m) }})
+	case taskValidate:
+		s.resources.Snapshots.Submit(SnapshotTask{Key: m, Kind: "validate", Run: func(ctx context.Context) { s.runValidation(ctx, m) }})
 	default:
 		level := int(kind-taskCompact) + 1
 		s.resources.Snapshots.Submit(SnapshotTask{

@@ -29,6 +29,9 @@ type Config struct {
 	Snapshot  SnapshotConfig  `yaml:"snapshot"`
 	Retention RetentionConfig `yaml:"retention"`
 
+	Validation       ValidationConfig `yaml:"validation"`
+	VerifyCompaction bool             `yaml:"verify-compaction"`
+
 	L0Retention              *time.Duration `yaml:"l0-retention"`
 	L0RetentionCheckInterval *time.Duration `yaml:"l0-retention-check-interval"`
 
@@ -79,6 +82,13 @@ type SnapshotConfig struct {
 type RetentionConfig struct {
 	position
 	Enabled *bool `yaml:"enabled"`
+}
+
+// ValidationConfig says how often it is checked that the files of each level
+// join; 0 or less is never.
+type ValidationConfig struct {
+	position
+	Interval *time.Duration `yaml:"interval"`
 }
 
 // LoggingConfig says what is logged, how and where to.

@@ -65,7 +65,7 @@ var configKeys = append([]configKey{
 	{name: "checksums", scope: scopeRoot},
 	{name: "max-staged-bytes", scope: scopeRoot},
 	{name: "mcp-addr", scope: scopeRoot, since: later},
-	{name: "verify-compaction", scope: scopeRoot, since: later},
+	{name: "verify-compaction", scope: scopeRoot},
 	{name: "heartbeat-url", scope: scopeRoot},
 	{name: "heartbeat-interval", scope: scopeRoot},
 	{name: "multi-db", scope: scopeRoot, child: scopeMultiDB},
@@ -109,7 +109,7 @@ var configKeys = append([]configKey{
 	{name: "retention", scope: scopeSnapshot},
 
 	{name: "enabled", scope: scopeRetention},
-	{name: "interval", scope: scopeValidation, since: later},
+	{name: "interval", scope: scopeValidation},
 
 	{name: "level", scope: scopeLogging},
 	{name: "type", scope: scopeLogging},

@@ -262,8 +262,8 @@ func TestParseConfig_Errors(t *testing.T) {
 		{"Heartbeat", "heartbeat-url: ftp://h/secret\nheartbeat-interval: 59s", "heartbeat-interval (line 2): must be at least 1 minute (got 59s)\nheartbeat-url (line 1): must start with http:// or https:// (got ftp://h/***)"},
 		{"HeartbeatZero", "heartbeat-interval: 0", "heartbeat-interval (line 1): must be at least 1 minute (got 0s)"},
 		{"HeartbeatHost", "heartbeat-url: http://", "heartbeat-url (line 1): is not a URL with a host"},
-		{"Validation", "validation: {interval: 5m}", "validation.interval (line 1): not supported yet"},
-		{"VerifyCompaction", "verify-compaction: true", "verify-compaction (line 1): not supported yet"},
+		{"Validation", "validation: {interval: often}", "validation.interval (line 1): must be a duration such as 500ms, 30s or 24h (got often)"},
+		{"VerifyCompaction", "verify-compaction: 2", "verify-compaction (line 1): must be true or false (got 2)"},
 		{"AutoRecover", replica("path: /r, auto-recover: true"), "dbs[0].replica.auto-recover (line 3): not supported yet"},
 		{"GlobalAutoRecover", "auto-recover: yes", "auto-recover (line 1): not supported yet"},
 		{"MultiDB", "multi-db: [x]", "multi-db (line 1): must be a mapping of keys to values"},
@@ -410,7 +410,7 @@ func TestConfigKeys(t *testing.T) {
 	structs := map[scope]reflect.Type{
 		scopeRoot: reflect.TypeFor[Config](), scopeDB: reflect.TypeFor[DBConfig](), scopeReplica: reflect.TypeFor[ReplicaConfig](),
 		scopeSnapshot: reflect.TypeFor[SnapshotConfig](), scopeLevel: reflect.TypeFor[LevelConfig](), scopeLogging: reflect.TypeFor[LoggingConfig](),
-		scopeSocket: reflect.TypeFor[SocketConfig](), scopeRetention: reflect.TypeFor[RetentionConfig](), scopeAge: reflect.TypeFor[AgeConfig](),
+		scopeSocket: reflect.TypeFor[SocketConfig](), scopeRetention: reflect.TypeFor[RetentionConfig](), scopeValidation: reflect.TypeFor[ValidationConfig](), scopeAge: reflect.TypeFor[AgeConfig](),
 		scopeMultiDB: reflect.TypeFor[MultiDBConfig](), scopeWriteDetection: reflect.TypeFor[WriteDetectionConfig](), scopeLimits: reflect.TypeFor[LimitsConfig](),
 	}
 	seen := make(map[string]bool)
@@ -420,7 +420,7 @@ func TestConfigKeys(t *testing.T) {
 			t.Errorf("%s stands twice in the table", id)
 		}
 		seen[id] = true
-		if k.since != now || k.child == scopeValidation {
+		if k.since != now {
 			continue
 		}
 		if _, ok := fieldByKey(reflect.New(structs[k.scope]).Elem(), k.name); !ok {

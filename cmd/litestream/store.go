@@ -31,6 +31,8 @@ func newStore(ctx context.Context, cfg *Config, reg prometheus.Registerer, logge
 	s.L0Retention = orDefault(cfg.L0Retention, s.L0Retention)
 	s.L0RetentionCheckInterval = orDefault(cfg.L0RetentionCheckInterval, s.L0RetentionCheckInterval)
 	s.RetentionEnabled = orDefault(cfg.Retention.Enabled, s.RetentionEnabled)
+	s.ValidationInterval = max(orDefault(cfg.Validation.Interval, 0), 0)
+	s.VerifyCompaction = cfg.VerifyCompaction
 	s.ShutdownSyncTimeout = orDefault(cfg.ShutdownSyncTimeout, s.ShutdownSyncTimeout)
 	s.ShutdownSyncInterval = orDefault(cfg.ShutdownSyncInterval, s.ShutdownSyncInterval)
 	s.MaxStagedBytes = cfg.maxStagedBytes()
@@ -75,6 +77,7 @@ func newMultiDBManager(cfg *Config, s *litestream.Store, reg prometheus.Register
 	m.SnapshotRetention = orDefault(c.Snapshot.Retention, s.SnapshotRetention)
 	m.L0Retention = orDefault(c.L0Retention, s.L0Retention)
 	m.RetentionEnabled = s.RetentionEnabled
+	m.ValidationInterval, m.VerifyCompaction = s.ValidationInterval, s.VerifyCompaction
 	m.SyncInterval = c.ReplicaTemplate.syncInterval()
 	m.Metrics = litestream.NewAggregatedMetrics(reg, 0)
 	m.Logger = logger.With("system", "multi-db")
