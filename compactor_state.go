@@ -201,10 +201,10 @@ func (c *Compactor) listLevels(ctx context.Context, levels []int) (byLevel [Snap
 
 // list returns the files of one level with the times that cost nothing extra.
 func (c *Compactor) list(ctx context.Context, level int) ([]*ltx.FileInfo, error) {
-	return listLevel(ctx, c.client, level)
+	return listFiles(ctx, c.client, level)
 }
 
-func listLevel(ctx context.Context, client ReplicaClient, level int) ([]*ltx.FileInfo, error) {
+func listFiles(ctx context.Context, client ReplicaClient, level int) ([]*ltx.FileInfo, error) {
 	itr, err := client.LTXFiles(ctx, level, 0, false)
 	if err != nil {
 		return nil, fmt.Errorf("list level %d: %w", level, err)

@@ -40,7 +40,7 @@ func (c *Compactor) VerifyLevel(ctx context.Context, level int) ([]LevelProblem,
 	if level < 0 || level > MaxCompactionLevel {
 		return nil, fmt.Errorf("verify level %d: snapshots and unknown levels have no order", level)
 	}
-	infos, err := listLevel(ctx, c.rawClient(), level)
+	infos, err := listFiles(ctx, c.rawClient(), level)
 	if err != nil {
 		return nil, err
 	}
