@@ -51,6 +51,8 @@ type DynamicDB struct {
 	ended bool  // it is let go for good
 	m     *managedDB
 	users int // who needs it open, beside the fleet's own looks
+	// halting: it is let go as soon as nobody needs it open, and not replicated.
+	halting bool
 
 	retried       bool // it failed the last time
 	known, unsure bool // the registry has a position; it may not be the storage's
@@ -324,6 +326,10 @@ func (d *DynamicDB) lastTouched(files, now time.Time) time.Time {
 // settle decides whether the database stays hot, and carries that out.
 func (d *DynamicDB) settle() {
 	ctx := d.fleet.run
+	if d.halting && d.users == 0 {
+		d.letGoStopped(ctx)
+		return
+	}
 	switch decideTier(d.facts(), d.fleet.cfg.HotDuration) {
 	case tierStay:
 	case tierCool:
@@ -379,7 +385,7 @@ func (d *DynamicDB) release() {
 	d.users--
 	switch {
 	case d.users > 0 || d.state != LifecycleHot:
-	case d.looked:
+	case d.looked || d.halting:
 		d.settle()
 	case d.m.db.Replica.asked():
 		d.fleet.store.look(d.m) // it was opened for this use alone: nothing else lets it go

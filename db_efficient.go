@@ -63,6 +63,9 @@ const (
 	// tenantDoomed: its replica is being deleted, so that nothing may be added to
 	// it before that is done.
 	tenantDoomed
+	// tenantStopped: somebody asked for it not to be replicated until it is
+	// started. It lasts as long as the process.
+	tenantStopped
 
 	// These two are the table's own.
 	tenantPrinted // there is a fingerprint
@@ -224,15 +227,20 @@ func (t *dbTable) At(i uint32) *DBState {
 
 // All iterates over the records in the order of their numbers. The one that it
 // stands at may be removed.
-func (t *dbTable) All() iter.Seq2[uint32, *DBState] {
+func (t *dbTable) All() iter.Seq2[uint32, *DBState] { return t.From(0) }
+
+// From is All for the numbers from first on.
+func (t *dbTable) From(first uint32) iter.Seq2[uint32, *DBState] {
 	return func(yield func(uint32, *DBState) bool) {
-		for w := range t.used {
-			for word := t.used[w]; word != 0; word &= word - 1 {
+		skip := ^uint64(0) << (first % 64)
+		for w := int(first / 64); w < len(t.used); w++ {
+			for word := t.used[w] & skip; word != 0; word &= word - 1 {
 				i := uint32(w*64 + bits.TrailingZeros64(word))
 				if t.used.has(i) && !yield(i, t.records.at(i)) {
 					return
 				}
 			}
+			skip = ^uint64(0)
 		}
 	}
 }

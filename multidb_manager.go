@@ -68,6 +68,8 @@ type MultiDBManager struct {
 	wg     sync.WaitGroup
 	wake   chan struct{} // capacity 1: there may be something to do
 	rounds rounds        // of the loop, and files that scans looked at
+	// scanAsked is for who wants to wait for a scan. The loop closes what it is sent.
+	scanAsked chan chan<- struct{}
 
 	bindDelay backoff.Backoff // used by the loop alone, like bindLog
 	bindLog   backoff.Limiter
@@ -135,6 +137,7 @@ func NewMultiDBManager(cfg MultiDBConfig, store *Store, clients TenantClients) (
 		now:               time.Now,
 		wake:              make(chan struct{}, 1),
 		rounds:            newRounds(),
+		scanAsked:         make(chan chan<- struct{}),
 		table:             newDBTable(),
 		hot:               make(map[uint32]*DynamicDB),
 		reasons:           make(map[uint32]*tenantFailure),
@@ -243,6 +246,9 @@ func (m *MultiDBManager) loop(ctx context.Context) {
 			began := m.now()
 			m.scan(ctx)
 			next.Reset(max(m.cfg.ScanInterval-m.now().Sub(began), m.cfg.ScanInterval/10))
+		case done := <-m.scanAsked:
+			m.scan(ctx)
+			close(done)
 		case <-tick.C:
 			m.tick(ctx)
 		case <-m.wake:

@@ -18,6 +18,10 @@ import (
 // enqueueLocked lets a database wait for a place among the hot ones.
 func (m *MultiDBManager) enqueueLocked(i uint32, class queueClass, since time.Time) {
 	s := m.table.At(i)
+	if s.has(tenantStopped) {
+		m.haltLocked(i)
+		return
+	}
 	s.state = TenantQueued
 	if s.changedAt == 0 {
 		s.changedAt = secondsOf(since)
@@ -240,6 +244,9 @@ func (m *MultiDBManager) cooled(d *DynamicDB, pos tenantPosition) {
 	}
 	delete(m.reasons, d.idx)
 	delete(m.unsent, d.idx)
+	if s.has(tenantStopped) {
+		m.haltLocked(d.idx)
+	}
 	rec := m.recordLocked(d.idx)
 	rec.Files = m.filesLocked(d).encode()
 	m.mu.Unlock()
@@ -345,6 +352,8 @@ func (m *MultiDBManager) failed(d *DynamicDB, reason, closeErr error) {
 		s.state = TenantQueued
 		s.set(tenantDeleted, false)
 		m.goneLocked(d.idx, s, now)
+	case s.has(tenantStopped):
+		m.haltLocked(d.idx)
 	case moved && !m.stopping:
 		s.state = TenantQueued
 		m.queue.Delay(d.idx, classOf(s), now, now.Add(renamePause))

@@ -98,6 +98,7 @@ func failureClass(err error) string {
 		is    error
 		class string
 	}{
+		{errTenantStopped, "stopped"},
 		{errNoPages, "empty"},
 		{errSamePath, "same-replica-path"},
 		{ErrReplicaPathTooLong, "replica-path"},

@@ -208,7 +208,7 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 		m.mu.Unlock()
 		return nil
 	}
-	gone := s.state == TenantGone
+	gone, stopped := s.state == TenantGone, s.has(tenantStopped)
 	deleted := deletedDue(s.Since(), m.cfg.DeletedRetention)
 	if !open && !run.known {
 		run.files = m.decodeFiles(path, stored)
@@ -227,7 +227,7 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 		defer m.mu.Unlock()
 		change(&run.files)
 	}}
-	if !gone {
+	if !gone && !stopped {
 		target.Snapshot = func(ctx context.Context) (*ltx.FileInfo, error) { return m.snapshotTenant(ctx, i) }
 	}
 	return m.upkeeper.run(ctx, target)
@@ -273,20 +273,30 @@ func (m *MultiDBManager) deleteTenant(ctx context.Context, i uint32, path string
 // snapshotTenant opens a database, wherever it stands, and writes a snapshot of
 // it.
 func (m *MultiDBManager) snapshotTenant(ctx context.Context, i uint32) (*ltx.FileInfo, error) {
+	d, open, err := m.holdHot(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	defer d.release()
+	return m.store.snapshotTenant(ctx, open)
+}
+
+// holdHot opens a database, wherever it stands, and keeps it open until it is
+// released.
+func (m *MultiDBManager) holdHot(ctx context.Context, i uint32) (*DynamicDB, *managedDB, error) {
 	for {
 		d := m.ensureHot(i)
 		if d == nil {
-			return nil, errTenantGone
+			return nil, nil, errTenantGone
 		}
 		open, err := d.hold(ctx)
 		if errors.Is(err, errTenantEnded) {
 			continue // it is not among the hot ones any more
 		} else if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		defer d.release()
 		m.store.look(open) // and so on until it is let go
-		return m.store.snapshotTenant(ctx, open)
+		return d, open, nil
 	}
 }
 
@@ -299,7 +309,7 @@ func (m *MultiDBManager) ensureHot(i uint32) *DynamicDB {
 		return d
 	}
 	s := m.table.At(i)
-	if s == nil || s.state == TenantGone {
+	if s == nil || s.state == TenantGone || s.has(tenantStopped) {
 		return nil
 	}
 	d := m.newDynamicLocked(i, m.now())

@@ -61,10 +61,13 @@ type Store struct {
 
 	knobs knob.Store
 
-	mu   sync.Mutex // guards dbs and open; never held across I/O
-	dbs  map[string]*managedDB
-	list []*DB // given to NewStore
-	open bool
+	changing keyedLock // by path; who starts, stops or removes a database
+
+	mu      sync.Mutex // guards what follows; never held across I/O
+	dbs     map[string]*managedDB
+	stopped map[string]*stoppedDB
+	list    []*DB // given to NewStore
+	open    bool
 }
 
 // managedDB is a database with what the store keeps of it.
@@ -82,6 +85,11 @@ type managedDB struct {
 	// lookedAt is when a look last succeeded, or when the database came to the
 	// store, in nanoseconds since the epoch.
 	lookedAt atomic.Int64
+
+	life    sync.Mutex // orders the begin of a task and the end of all
+	ended   context.Context
+	endNow  context.CancelFunc
+	running sync.WaitGroup // tasks
 }
 
 // failures spaces out what fails and how often that is logged.
@@ -111,6 +119,7 @@ func NewStore(dbs []*DB, levels CompactionLevels) *Store {
 		Logger:                   slog.New(slog.DiscardHandler),
 		list:                     dbs,
 		dbs:                      make(map[string]*managedDB),
+		stopped:                  make(map[string]*stoppedDB),
 	}
 }
 
@@ -169,6 +178,7 @@ func (s *Store) prepare(ctx context.Context) error {
 func (s *Store) newManaged(db *DB) *managedDB {
 	m := &managedDB{db: db}
 	m.lookedAt.Store(time.Now().UnixNano())
+	m.ended, m.endNow = context.WithCancel(context.WithoutCancel(s.uploads))
 	for i := range m.tasks {
 		m.tasks[i] = scheduled{m: m, kind: taskKind(i), index: -1}
 	}
@@ -187,12 +197,15 @@ func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
 	m := s.newManaged(db)
 	s.mu.Lock()
 	_, dup := s.dbs[db.Path()]
-	if !dup {
+	_, stopped := s.stopped[db.Path()]
+	if !dup && !stopped {
 		s.dbs[db.Path()] = m
 	}
 	s.mu.Unlock()
 	if dup {
 		return nil, fmt.Errorf("database %s is replicated already", db.Path())
+	} else if stopped {
+		return nil, fmt.Errorf("database %s was stopped: start it, or unregister it first", db.Path())
 	}
 	db.metrics = s.Metrics.database(db.Path())
 	if r := db.Replica; r != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -29,19 +28,11 @@ func (s *Store) AddDB(ctx context.Context, db *DB) error {
 // stays. The database is let go whatever the error says of the last sync. One
 // that the store does not have is os.ErrNotExist.
 func (s *Store) RemoveDB(ctx context.Context, path string) error {
-	path = filepath.Clean(path)
-	s.mu.Lock()
-	m := s.dbs[path]
-	if m != nil && m.tenant == nil {
-		delete(s.dbs, path)
-	} else {
-		m = nil
-	}
-	s.mu.Unlock()
-	if m == nil {
+	_, err := s.UnregisterDB(ctx, path)
+	if errors.Is(err, ErrDatabaseNotFound) {
 		return fmt.Errorf("remove database %s: %w", path, os.ErrNotExist)
 	}
-	return s.shutdown(ctx, m)
+	return err
 }
 
 func (s *Store) isOpen() bool {

@@ -15,22 +15,30 @@ import (
 
 // submit hands a task that is due to its pool.
 func (s *Store) submit(m *managedDB, kind taskKind) {
+	run := func(task func(context.Context, *managedDB)) func(context.Context) {
+		return func(ctx context.Context) {
+			if ctx, done, ok := m.beginTask(ctx); ok {
+				defer done()
+				task(ctx, m)
+			}
+		}
+	}
 	switch kind {
 	case taskSync:
-		s.resources.Monitors.Submit(MonitorTask{Key: m, Run: func(ctx context.Context) { s.runSync(ctx, m) }})
+		s.resources.Monitors.Submit(MonitorTask{Key: m, Run: run(s.runSync)})
 	case taskUpload:
-		s.resources.Replicas.Submit(ReplicaTask{Key: m, Run: func(ctx context.Context) { s.runUpload(ctx, m) }})
+		s.resources.Replicas.Submit(ReplicaTask{Key: m, Run: run(s.runUpload)})
 	case taskSnapshot:
-		s.resources.Snapshots.Submit(SnapshotTask{Key: m, Kind: "snapshot", Run: func(ctx context.Context) { s.runSnapshot(ctx, m) }})
+		s.resources.Snapshots.Submit(SnapshotTask{Key: m, Kind: "snapshot", Run: run(s.runSnapshot)})
 	case taskL0Retention:
-		s.resources.Snapshots.Submit(SnapshotTask{Key: m, Kind: "l0-retention", Run: func(ctx context.Context) { s.runL0Retention(ctx, m) }})
+		s.resources.Snapshots.Submit(SnapshotTask{Key: m, Kind: "l0-retention", Run: run(s.runL0Retention)})
 	case taskValidate:
-		s.resources.Snapshots.Submit(SnapshotTask{Key: m, Kind: "validate", Run: func(ctx context.Context) { s.runValidation(ctx, m) }})
+		s.resources.Snapshots.Submit(SnapshotTask{Key: m, Kind: "validate", Run: run(s.runValidation)})
 	default:
 		level := int(kind-taskCompact) + 1
 		s.resources.Snapshots.Submit(SnapshotTask{
 			Key: m, Kind: fmt.Sprintf("compact-%d", level),
-			Run: func(ctx context.Context) { s.runCompaction(ctx, m, level) },
+			Run: run(func(ctx context.Context, m *managedDB) { s.runCompaction(ctx, m, level) }),
 		})
 	}
 }

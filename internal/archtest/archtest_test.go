@@ -52,8 +52,11 @@ var layerOf = map[string]int{
 // Each of them waits for what it started before it returns from Close or Run.
 var mayStartGoroutines = []string{
 	"internal/workpool/*.go",
-	"internal/scan/walk.go", // parallel reads of directories of one scan, which waits for them
+	"internal/control/server.go",   // its loop
+	"internal/control/handlers.go", // operations, which the server waits for
+	"internal/scan/walk.go",        // parallel reads of directories of one scan, which waits for them
 	"store.go",
+	"store_control.go", // syncs of many databases on demand, which the call waits for
 	"scheduler.go",
 	"multidb_manager.go",
 	"heartbeat.go",              // the one request under way, which Close waits for
