@@ -98,7 +98,7 @@ var configKeys = append([]configKey{
 	{name: "replica-workers", scope: scopeLimits},
 	{name: "s3-connections", scope: scopeLimits},
 
-	{name: "enabled", scope: scopeSocket, since: later},
+	{name: "enabled", scope: scopeSocket},
 	{name: "path", scope: scopeSocket},
 	{name: "permissions", scope: scopeSocket},
 

@@ -257,7 +257,7 @@ func TestParseConfig_Errors(t *testing.T) {
 			"dbs[0].dir (line 2): not supported yet\ndbs[0].pattern (line 3): not supported yet\ndbs[0].watch (line 4): not supported yet\n" +
 				"dbs[0].recursive (line 5): not supported yet\ndbs[0].meta-dir (line 6): not supported yet",
 		},
-		{"Socket", "socket:\n  enabled: true", "socket.enabled (line 2): not supported yet"},
+		{"SocketPermissions", "socket:\n  permissions: 600", "socket.permissions (line 2): must be permission bits from 0 to 0777, written with a leading zero (got 01130)"},
 		{"MCP", "mcp-addr: :80", "mcp-addr (line 1): not supported yet"},
 		{"Heartbeat", "heartbeat-url: ftp://h/secret\nheartbeat-interval: 59s", "heartbeat-interval (line 2): must be at least 1 minute (got 59s)\nheartbeat-url (line 1): must start with http:// or https:// (got ftp://h/***)"},
 		{"HeartbeatZero", "heartbeat-interval: 0", "heartbeat-interval (line 1): must be at least 1 minute (got 0s)"},

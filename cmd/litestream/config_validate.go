@@ -16,7 +16,7 @@ import (
 // per problem, in the form `<field> (line N): <reason> (got <value>)`.
 func (c *Config) validate() error {
 	errs := c.validateRoot()
-	errs = append(errs, c.validateLogging())
+	errs = append(errs, c.validateLogging(), c.Socket.validate())
 	seen := make(map[string]int, len(c.DBs))
 	destinations := make(map[string]*DBConfig, len(c.DBs))
 	for i, db := range c.DBs {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -234,18 +235,20 @@ func printable(s string) string {
 // jsonListWriter prints a JSON array element by element, in the form that
 // writeJSON gives it.
 type jsonListWriter[T any] struct {
-	w     io.Writer
-	begun bool
+	w      io.Writer
+	indent string // of an element; empty: two spaces
+	begun  bool
 }
 
 func (j *jsonListWriter[T]) write(row *T) error {
-	data, err := json.MarshalIndent(row, "  ", "  ")
+	indent := cmp.Or(j.indent, "  ")
+	data, err := json.MarshalIndent(row, indent, "  ")
 	if err != nil {
 		return fmt.Errorf("encode json: %w", err)
 	}
-	sep := ",\n  "
+	sep := ",\n" + indent
 	if !j.begun {
-		sep, j.begun = "[\n  ", true
+		sep, j.begun = "[\n"+indent, true
 	}
 	_, err = fmt.Fprintf(j.w, "%s%s", sep, data)
 	return err

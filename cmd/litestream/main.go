@@ -78,23 +78,22 @@ type command struct {
 	run     func(a *app, ctx context.Context, args []string) error
 }
 
-// commands returns all commands in the order of the usage text. Those without
-// a function belong to a later release.
+// commands returns all commands in the order of the usage text.
 func commands() []command {
 	return []command{
 		{"databases", "list the databases of the configuration file", &databasesHelp, (*app).runDatabases},
-		{"info", "show what a running daemon says of itself", nil, nil},
-		{"list", "list the databases of a running daemon", nil, nil},
+		{"info", "show what a running daemon says of itself", &infoHelp, (*app).runInfo},
+		{"list", "list the databases of a running daemon", &listHelp, (*app).runList},
 		{"ltx", "list the LTX files of a replica", &ltxHelp, (*app).runLTX},
-		{"register", "add a database to a running daemon", nil, nil},
+		{"register", "add a database to a running daemon", &registerHelp, (*app).runRegister},
 		{"replicate", "replicate databases until stopped, or once", &replicateHelp, (*app).runReplicate},
 		{"reset", "forget the local replication state of a database", &resetHelp, (*app).runReset},
 		{"restore", "write a database from a replica", &restoreHelp, (*app).runRestore},
-		{"start", "start replicating a database of a running daemon", nil, nil},
+		{"start", "start replicating a database of a running daemon", &startHelp, (*app).runStart},
 		{"status", "show the local replication state of databases", &statusHelp, (*app).runStatus},
-		{"stop", "stop replicating a database of a running daemon", nil, nil},
-		{"sync", "sync a database of a running daemon now", nil, nil},
-		{"unregister", "remove a database from a running daemon", nil, nil},
+		{"stop", "stop replicating a database of a running daemon", &stopHelp, (*app).runStop},
+		{"sync", "sync a database of a running daemon now", &syncHelp, (*app).runSync},
+		{"unregister", "remove a database from a running daemon", &unregisterHelp, (*app).runUnregister},
 		{"version", "print the version", &versionHelp, (*app).runVersion},
 	}
 }
@@ -120,8 +119,6 @@ func (a *app) run(ctx context.Context, args []string) error {
 		switch {
 		case c.name != name:
 			continue
-		case c.run == nil:
-			return fmt.Errorf("litestream %s: not supported yet", name)
 		case slices.ContainsFunc(args, isHelpFlag):
 			c.help.print(a.stdout)
 			return nil

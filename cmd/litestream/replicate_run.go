@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/control"
 )
 
 // runner is what replicate keeps running: the store of all databases.
@@ -44,6 +45,10 @@ type replication struct {
 
 	runner  runner
 	service *service
+	control *control.Server // nil without a control socket
+	// reload is what the control socket's reload does; nil: there is nothing
+	// to reload.
+	reload  func(ctx context.Context, dryRun bool) (control.ReloadReport, error)
 	signals <-chan os.Signal
 	stopped bool // a signal asked for the end
 }
@@ -65,6 +70,7 @@ func (r *replication) run(ctx context.Context) error {
 		return err
 	}
 	metrics := newMetricsServer(r.cfg.Addr, registry, r.logger)
+	r.openControl(ctx)
 	metrics.open(ctx)
 	heartbeat := r.startHeartbeat(ctx)
 	r.service.ready(ctx, r.runner)
@@ -72,6 +78,7 @@ func (r *replication) run(ctx context.Context) error {
 	err := r.work(ctx)
 	r.service.stopping(ctx)
 	heartbeat.Close()
+	r.closeControl(ctx, errors.Is(err, errAborted))
 	switch {
 	case errors.Is(err, errAborted):
 	case err != nil && r.opts.once:
