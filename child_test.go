@@ -56,6 +56,16 @@ func serveChild(role, path string) error {
 			return err
 		}
 		do = func(line string) error { return replicate(db, line) }
+	case "follower":
+		return childFollow(path)
+	case "reader":
+		c, err := (&sqlite3.SQLiteDriver{}).Open("file:" + path + "?mode=ro&_busy_timeout=10000")
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		r := &ledgerReader{c: c.(*sqlite3.SQLiteConn)}
+		do = func(string) error { return r.read() }
 	default:
 		return fmt.Errorf("unknown role %s", role)
 	}

@@ -154,7 +154,7 @@ func (f *follower) run(ctx context.Context) error {
 			return err
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // an update that was cut short is made by the next follower
 		}
 		delay := f.opt.FollowInterval
 		switch {
@@ -169,7 +169,7 @@ func (f *follower) run(ctx context.Context) error {
 			f.report(err)
 		}
 		if wait(ctx, delay) != nil {
-			return nil
+			return nil //nolint:nilerr // the end of ctx is how following ends
 		}
 	}
 }
@@ -188,11 +188,10 @@ func (f *follower) report(err error) {
 		return
 	}
 	now := time.Now()
-	switch {
-	case err == nil:
+	if err == nil {
 		f.logger.Info("follow: recovered", "replica", f.client.Type(), "from", f.trouble, "duration", now.Sub(f.since).Round(time.Millisecond))
-	default:
-		f.logger.Warn("follow: "+kind+", retrying", "replica", f.client.Type(), "output", f.opt.OutputPath, "error", err)
+	} else {
+		f.logger.Warn("follow: retrying", "reason", kind, "replica", f.client.Type(), "output", f.opt.OutputPath, "error", err)
 	}
 	if f.trouble == "" {
 		f.since = now

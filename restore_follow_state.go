@@ -145,18 +145,22 @@ func readFollowState(output string) (*followState, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("read follow state: %w", err)
 	}
+	return decodeFollowState(b), nil
+}
+
+func decodeFollowState(b []byte) *followState {
 	var j followStateJSON
-	if json.Unmarshal(b, &j) != nil || j.Version != followStateVersion {
-		return nil, nil
+	if err := json.Unmarshal(b, &j); err != nil || j.Version != followStateVersion {
+		return nil
 	}
 	var st followState
 	var errFrom, errTo error
 	st.from, errFrom = j.From.mark()
 	st.to, errTo = j.To.mark()
 	if errFrom != nil || errTo != nil {
-		return nil, nil
+		return nil
 	}
-	return &st, nil
+	return &st
 }
 
 // writeFollowTXID makes a position durable, in the form that Litestream v0.5
