@@ -204,14 +204,11 @@ func (c *Compactor) list(ctx context.Context, level int) ([]*ltx.FileInfo, error
 	return listFiles(ctx, c.client, level)
 }
 
+// listFiles returns the files of one level, which know it.
 func listFiles(ctx context.Context, client ReplicaClient, level int) ([]*ltx.FileInfo, error) {
-	itr, err := client.LTXFiles(ctx, level, 0, false)
+	infos, err := listLevel(ctx, client, level, 0, false)
 	if err != nil {
-		return nil, fmt.Errorf("list level %d: %w", level, err)
-	}
-	infos, err := ltx.SliceFileIterator(itr)
-	if err != nil {
-		return nil, fmt.Errorf("list level %d: %w", level, err)
+		return nil, err
 	}
 	for _, info := range infos {
 		info.Level = level

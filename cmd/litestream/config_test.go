@@ -207,7 +207,7 @@ func TestParseConfig_Errors(t *testing.T) {
 		{"Level", "levels:\n  - interval: 1s\n  - {}", "levels[1].interval (line 3): must be greater than 0 (got 0s)"},
 		{"LevelCount", "levels: [" + strings.Repeat("{interval: 1s},", 9) + "]", "levels (line 1): must have at most 8 entries (got 9)"},
 		{"GlobalSyncInterval", "sync-interval: -1s", "sync-interval (line 1): must be greater than 0 (got -1s)"},
-		{"LoggingType", "logging: {type: JSON}", "logging.type (line 1): must be text or json (got JSON)"},
+		{"LoggingType", "logging: {type: JSON}", "logging.type (line 1): must be text, json or pretty (got JSON)"},
 		{"MaxStaged", "max-staged-bytes: 0", "max-staged-bytes (line 1): must be greater than 0 (got 0)"},
 		{"PageCount", db("min-checkpoint-page-count: 0"), "dbs[0].min-checkpoint-page-count (line 4): must be greater than 0 (got 0)"},
 
@@ -267,7 +267,7 @@ func TestParseConfig_Errors(t *testing.T) {
 		{"AutoRecover", replica("path: /r, auto-recover: true"), "dbs[0].replica.auto-recover (line 3): not supported yet"},
 		{"GlobalAutoRecover", "auto-recover: yes", "auto-recover (line 1): not supported yet"},
 		{"MultiDB", "multi-db: [x]", "multi-db (line 1): must be a mapping of keys to values"},
-		{"Pretty", "logging: {type: pretty}", "logging.type (line 1): not supported yet (got pretty)"},
+		{"PrettyCase", "logging:\n  type: PRETTY", "logging.type (line 2): must be text, json or pretty (got PRETTY)"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg, err := parseConfig([]byte(tt.text), true)

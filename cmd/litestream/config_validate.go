@@ -138,11 +138,9 @@ func checkLevels(prefix string, levels []*LevelConfig, line int) []error {
 
 func (c *Config) validateLogging() error {
 	switch c.Logging.Type {
-	case "", "text", "json":
-	case "pretty":
-		return &configError{Field: "logging.type", Line: c.Logging.keyLine("type"), Reason: "not supported yet", Got: c.Logging.Type}
+	case "", "text", "json", "pretty":
 	default:
-		return &configError{Field: "logging.type", Line: c.Logging.keyLine("type"), Reason: "must be text or json", Got: c.Logging.Type}
+		return &configError{Field: "logging.type", Line: c.Logging.keyLine("type"), Reason: "must be text, json or pretty", Got: c.Logging.Type}
 	}
 	if _, ok := parseLogLevel(c.Logging.Level); !ok {
 		c.warn("logging.level", c.Logging.keyLine("level"), fmt.Sprintf("unknown level %q, info is in force", c.Logging.Level))

@@ -51,8 +51,12 @@ func newLogger(w io.Writer, cfg LoggingConfig) *slog.Logger {
 			return a
 		},
 	}
-	if cfg.Type == "json" {
+	switch cfg.Type {
+	case "json":
 		return slog.New(slog.NewJSONHandler(w, opts))
+	case "pretty":
+		return slog.New(newPrettyHandler(w, opts))
+	default:
+		return slog.New(slog.NewTextHandler(w, opts))
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
 }

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestNewLogger(t *testing.T) {
@@ -62,5 +65,45 @@ func TestNewLogger(t *testing.T) {
 	}
 	if levelName(levelTrace) != "TRACE" || levelName(slog.LevelWarn) != "WARN" {
 		t.Error("names of levels")
+	}
+}
+
+func TestNewLogger_Pretty(t *testing.T) {
+	t.Setenv("LOG_LEVEL", "")
+	ctx := context.Background()
+	var buf bytes.Buffer
+	logger := newLogger(&buf, LoggingConfig{Type: "pretty", Level: "trace"})
+	logger.Log(ctx, levelTrace, "t")
+	logger.Debug("d", "empty", "", "odd", "a\x1b[2Jb", "quote", `a"b`)
+	logger = logger.With("system", "store")
+	logger.Info("two words", "wait", time.Second, slog.Group("txid", "min", 1, "max", 2), slog.Attr{})
+	logger.WithGroup("g").With("a", 1).Warn("w", "at", time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC))
+	logger.Error("e", "error", errors.New("no room"), "key", secret("geheim"))
+	want := `TRC t
+DBG d empty="" odd="a\x1b[2Jb" quote="a\"b"
+INF two words system=store wait=1s txid.min=1 txid.max=2
+WRN w system=store g.a=1 g.at=2026-01-02T03:04:05.006Z
+ERR e system=store error="no room" key=***
+`
+	lines := regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d `)
+	if n := len(lines.FindAllString(buf.String(), -1)); n != 5 {
+		t.Errorf("%d lines begin with a time, want 5", n)
+	}
+	if diff := cmp.Diff(want, lines.ReplaceAllString(buf.String(), "")); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+
+	buf.Reset()
+	newLogger(&buf, LoggingConfig{Type: "pretty", Source: true}).Info("i")
+	if got := buf.String(); !regexp.MustCompile(`^\S+ INF litestream/log_test.go:\d+ i\n$`).MatchString(got) {
+		t.Errorf("with its source: %q", got)
+	}
+
+	buf.Reset()
+	h := newPrettyHandler(&buf, &slog.HandlerOptions{Level: slog.LevelInfo})
+	h.colour = true
+	slog.New(h).Info("i", "a", 1, "error", errors.New("x"))
+	if _, got, _ := strings.Cut(buf.String(), " "); got != "\x1b[92mINF\x1b[0m i \x1b[2ma=\x1b[0m1 \x1b[91merror=\x1b[0mx\n" {
+		t.Errorf("in colours: %q", got)
 	}
 }
