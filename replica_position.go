@@ -98,6 +98,9 @@ func (r *Replica) reposition(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if files, err = r.soundFiles(files, remote); err != nil {
+		return err
+	}
 	p := positions{captured: r.db.st.txid, remote: remote, same: same}
 	if r.db.tenant != nil {
 		p.acked = r.db.stage.ackedTXID()
@@ -144,6 +147,34 @@ func (r *Replica) localFiles() ([]stagedFile, error) {
 		files = append(files, stagedFile{TXID: in.Max, Size: in.Size})
 	}
 	return contiguousTail(files), nil
+}
+
+// soundFiles reads the local files that the storage does not hold, at the first
+// contact, and returns those behind the last damaged one, which is removed. The
+// caller holds the database.
+func (r *Replica) soundFiles(files []stagedFile, remote ltx.TXID) ([]stagedFile, error) {
+	if r.asked() || r.db.tenant != nil {
+		return files, nil // they were captured by this process
+	}
+	dir, sound := r.db.ltxDir(), files
+	for i, f := range files {
+		if f.TXID <= remote {
+			continue
+		}
+		_, _, err := dir.Verify(f.TXID, f.TXID)
+		if err == nil {
+			continue
+		} else if !isDamage(err) {
+			return nil, fmt.Errorf("read local ltx file: %w", err)
+		}
+		r.Logger.Warn("removed a damaged local ltx file: going on behind the replica's position", "db", r.db.path,
+			"path", dir.Path(f.TXID, f.TXID), "error", err)
+		if err := dir.Remove(f.TXID, f.TXID); err != nil {
+			return nil, err
+		}
+		sound = files[i+1:]
+	}
+	return sound, nil
 }
 
 // takeOver carries the decision out. The caller holds the database.

@@ -173,7 +173,7 @@ func sharedKeys() []configKey {
 		{name: "sse-customer-key-path"},
 		{name: "sse-kms-key-id"},
 		{name: "age", child: scopeAge},
-		{name: "auto-recover", since: later},
+		{name: "auto-recover", since: legacy, instead: fixedNote("local files that are missing or damaged are always made anew")},
 		{name: "validation-interval", since: legacy, instead: fixedNote("every snapshot compares all pages with what was captured")},
 	}
 	for _, name := range []string{

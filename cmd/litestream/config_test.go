@@ -264,8 +264,6 @@ func TestParseConfig_Errors(t *testing.T) {
 		{"HeartbeatHost", "heartbeat-url: http://", "heartbeat-url (line 1): is not a URL with a host"},
 		{"Validation", "validation: {interval: often}", "validation.interval (line 1): must be a duration such as 500ms, 30s or 24h (got often)"},
 		{"VerifyCompaction", "verify-compaction: 2", "verify-compaction (line 1): must be true or false (got 2)"},
-		{"AutoRecover", replica("path: /r, auto-recover: true"), "dbs[0].replica.auto-recover (line 3): not supported yet"},
-		{"GlobalAutoRecover", "auto-recover: yes", "auto-recover (line 1): not supported yet"},
 		{"MultiDB", "multi-db: [x]", "multi-db (line 1): must be a mapping of keys to values"},
 		{"PrettyCase", "logging:\n  type: PRETTY", "logging.type (line 2): must be text, json or pretty (got PRETTY)"},
 	} {
@@ -290,10 +288,9 @@ heartbeat-url:
 heartbeat-interval:
 validation: {interval: 0}
 verify-compaction: false
-auto-recover: off
 multi-db:
 socket: {enabled: false}
-dbs: [{path: /a, dir: "", pattern: "", recursive: false, watch: no, meta-dir: "", replica: {path: /r, auto-recover: false}}]
+dbs: [{path: /a, dir: "", pattern: "", recursive: false, watch: no, meta-dir: "", replica: {path: /r}}]
 `)
 	if len(cfg.warnings) > 0 {
 		t.Fatalf("warnings: %s", warningText(cfg))
@@ -311,6 +308,8 @@ func TestParseConfig_Warnings(t *testing.T) {
 		{"Misplaced", "busy-timeout: 5s", `key=busy-timeout line=1 reason="unknown key, ignored; the key belongs below \"dbs[]\""`},
 		{"Unknown", "zzz: 1", `key=zzz line=1 reason="unknown key, ignored"`},
 		{"Name", replica("name: s3"), `key=dbs[0].replica.name line=3 reason=ignored instead="a database has one replica, which needs no name"`},
+		{"AutoRecover", replica("auto-recover: true"), `key=dbs[0].replica.auto-recover line=3 reason=ignored instead="local files that are missing or damaged are always made anew"`},
+		{"GlobalAutoRecover", "auto-recover: yes", `key=auto-recover line=1 reason=ignored instead=`},
 		{"ValidationInterval", replica("validation-interval: 1h"), `key=dbs[0].replica.validation-interval line=3 reason=ignored instead=`},
 		{"ReplicaRetention", "snapshot: {retention: 48h}\n" + replica("retention: 1h"), `key=dbs[0].replica.retention line=4 reason=ignored instead="snapshot.retention, 48h0m0s, is in force"`},
 		{"ReplicaSnapshotInterval", replica("snapshot-interval: 1h"), `reason=ignored instead="snapshot.interval, 24h0m0s, is in force"`},
