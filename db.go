@@ -89,7 +89,9 @@ type dbState struct {
 	cursor wal.Cursor      // what txid covers
 	ledger *pagesum.Ledger // page checksums at txid; nil if none are held
 	handle *dbHandle       // nil while nothing is open
-	inode  wal.FileID      // of the file, claimed for this path
+	// pinPlace says that handle counts among the databases that stay pinned.
+	pinPlace bool
+	inode    wal.FileID // of the file, claimed for this path
 	// localFS is the inode that was found not to lie on a network file system.
 	localFS wal.FileID
 	seen    sqlitefile.Fingerprint
@@ -236,6 +238,10 @@ func (db *DB) closeHandle(keepWAL bool) error {
 		return nil
 	}
 	db.st.handle = nil
+	if db.st.pinPlace {
+		db.st.pinPlace = false
+		db.shared.givePin()
+	}
 	err := h.close(keepWAL)
 	db.publish()
 	return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -83,6 +84,42 @@ type sharedState struct {
 	ledgers *pagesum.Budget
 	staged  *stageBudget
 	inodes  *inodeTable
+	pins    *pinLimit
+}
+
+// pinLimit bounds how many databases stay pinned between two looks: each costs
+// four descriptors and the memory of a connection. It is safe for concurrent
+// use; nil has no bound.
+type pinLimit struct {
+	left atomic.Int64
+}
+
+func newPinLimit(n int) *pinLimit {
+	if n <= 0 {
+		return nil
+	}
+	p := &pinLimit{}
+	p.left.Store(int64(n))
+	return p
+}
+
+// takePin reports whether one more database may stay pinned.
+func (s *sharedState) takePin() bool {
+	if s == nil || s.pins == nil {
+		return true
+	}
+	if s.pins.left.Add(-1) >= 0 {
+		return true
+	}
+	s.pins.left.Add(1)
+	return false
+}
+
+// givePin gives a place back.
+func (s *sharedState) givePin() {
+	if s != nil && s.pins != nil {
+		s.pins.left.Add(1)
+	}
 }
 
 func (s *sharedState) claimInode(id wal.FileID, path string) error {

@@ -630,18 +630,31 @@ func (db *DB) publishFile(out *captured, kind, reason string) error {
 }
 
 // rest closes what is open of a database that nobody has touched for a while
-// and whose diff would be cheap: it then costs two stats a look.
+// and whose diff would be cheap: it then costs two stats a look. Where more
+// databases are in use than may stay pinned, it closes those as well that found
+// no place; a look opens them again.
 func (db *DB) rest(fp sqlitefile.Fingerprint, now time.Time) error {
 	h := db.st.handle
-	if h == nil || fp.Main.Size >= db.knobs.restBytes || !fp.Settled(now, db.knobs.restAfter) {
+	if h == nil || fp.Main.Size >= db.knobs.restBytes {
 		return nil
 	}
-	if h.conn != nil && db.st.ledger != nil && db.st.ledger.Dirty() {
+	settled := fp.Settled(now, db.knobs.restAfter)
+	if !settled && (h.conn == nil || db.stayPinned()) {
+		return nil
+	}
+	if settled && h.conn != nil && db.st.ledger != nil && db.st.ledger.Dirty() {
 		if err := db.saveLedger(); err != nil {
 			db.Logger.Warn("page ledger was not written, the next start takes a full copy", "db", db.path, "error", err)
 		}
 	}
 	return db.closeHandle(false)
+}
+
+// stayPinned takes a place among the databases that stay pinned between two
+// looks, unless this one has it.
+func (db *DB) stayPinned() bool {
+	db.st.pinPlace = db.st.pinPlace || db.shared.takePin()
+	return db.st.pinPlace
 }
 
 // writable reports whether files can be made in a folder, as a connection to a

@@ -19,6 +19,7 @@ type ResourceLimits struct {
 	Descriptors           int // files that those connections may hold open
 	ConnectionIdleTimeout time.Duration
 	MaxStagedBytes        int64 // of databases that are named in the configuration
+	PinnedDatabases       int   // of these, that stay pinned between two looks
 }
 
 // SharedResourceManager owns what all databases of a process share: the worker
@@ -45,7 +46,7 @@ func NewSharedResourceManager(limits ResourceLimits) *SharedResourceManager {
 		}),
 		shared: &sharedState{
 			ledgers: pagesum.NewBudget(0), staged: &stageBudget{limit: limits.MaxStagedBytes},
-			inodes: newInodeTable(),
+			inodes: newInodeTable(), pins: newPinLimit(limits.PinnedDatabases),
 		},
 	}
 }

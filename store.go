@@ -26,6 +26,10 @@ const (
 	DefaultReplicaWorkers  = 200
 )
 
+// DefaultPinnedDatabases is how many small databases stay pinned, with four
+// descriptors and a connection each, while applications use them.
+const DefaultPinnedDatabases = 1000
+
 // A Store replicates many databases on bounded pools of workers: no goroutine,
 // timer or connection belongs to one database alone. The exported fields are
 // settings; they must not change after Open. Its methods are safe for
@@ -42,13 +46,15 @@ type Store struct {
 	ShutdownSyncTimeout      time.Duration // per database; 0 is a single try
 	ShutdownSyncInterval     time.Duration
 	MaxStagedBytes           int64 // of all databases; 0 is no bound
+	PinnedDatabases          int   // how many small ones in use stay pinned between two looks; 0 is no bound
 	MonitorWorkers           int
 	SnapshotWorkers          int
 	ReplicaWorkers           int
 	Connections              int // SQLite connections over databases found by pattern; 0 stands for the most there can be
 	ConnectionDescriptors    int // files that those may hold open; 0 is no bound
 	ConnectionIdleTimeout    time.Duration
-	Metrics                  *Metrics // nil counts nothing
+	Dirs                     []*DirConfig // folders whose databases are replicated, too
+	Metrics                  *Metrics     // nil counts nothing
 	Logger                   *slog.Logger
 
 	resources *SharedResourceManager
@@ -68,6 +74,8 @@ type Store struct {
 	stopped map[string]*stoppedDB
 	list    []*DB // given to NewStore
 	open    bool
+
+	dirs *dirMonitor // nil before it is prepared
 }
 
 // managedDB is a database with what the store keeps of it.
@@ -113,6 +121,7 @@ func NewStore(dbs []*DB, levels CompactionLevels) *Store {
 		ShutdownSyncTimeout:      DefaultShutdownSyncTimeout,
 		ShutdownSyncInterval:     DefaultShutdownSyncInterval,
 		MaxStagedBytes:           DefaultMaxStagedBytes,
+		PinnedDatabases:          DefaultPinnedDatabases,
 		MonitorWorkers:           DefaultMonitorWorkers,
 		SnapshotWorkers:          DefaultSnapshotWorkers,
 		ReplicaWorkers:           DefaultReplicaWorkers,
@@ -145,6 +154,7 @@ func (s *Store) Open(ctx context.Context) (err error) {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
 	s.wg.Go(func() { s.sched.loop(run) })
+	s.dirs.open(ctx)
 	return nil
 }
 
@@ -159,18 +169,34 @@ func (s *Store) prepare(ctx context.Context) error {
 	s.resources = NewSharedResourceManager(ResourceLimits{
 		MonitorWorkers: s.MonitorWorkers, SnapshotWorkers: s.SnapshotWorkers, ReplicaWorkers: s.ReplicaWorkers,
 		Connections: s.Connections, Descriptors: s.ConnectionDescriptors, ConnectionIdleTimeout: s.ConnectionIdleTimeout,
-		MaxStagedBytes: s.MaxStagedBytes,
+		MaxStagedBytes: s.MaxStagedBytes, PinnedDatabases: s.PinnedDatabases,
 	})
 	s.sched = newScheduler(s.submit)
 	s.uploads, s.stopUploads = context.WithCancel(context.WithoutCancel(ctx))
-	for _, db := range s.list {
+	if err := s.manageAll(ctx, s.list); err != nil {
+		return err
+	}
+	s.dirs = newDirMonitor(s)
+	found, err := s.dirs.find(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.manageAll(ctx, found); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.list = append(s.list, found...)
+	s.open = true
+	s.mu.Unlock()
+	return nil
+}
+
+func (s *Store) manageAll(ctx context.Context, dbs []*DB) error {
+	for _, db := range dbs {
 		if _, err := s.manage(ctx, db); err != nil {
 			return err
 		}
 	}
-	s.mu.Lock()
-	s.open = true
-	s.mu.Unlock()
 	return nil
 }
 
@@ -297,6 +323,9 @@ func (s *Store) FindDB(path string) *DB {
 // parallel, each within ShutdownSyncTimeout and all within ctx. The error tells
 // what was left behind. No goroutine of the store is left when it returns.
 func (s *Store) Close(ctx context.Context) error {
+	if s.dirs != nil {
+		s.dirs.close()
+	}
 	s.mu.Lock()
 	open := s.open
 	s.open = false

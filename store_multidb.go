@@ -35,6 +35,15 @@ func (s *Store) RemoveDB(ctx context.Context, path string) error {
 	return err
 }
 
+// removeLater is RemoveDB for who cannot wait: the last sync is a task like
+// every upload. done is called once, with how it ended.
+func (s *Store) removeLater(path string, done func(error)) {
+	s.resources.Replicas.Submit(ReplicaTask{Key: removing(path), Run: func(ctx context.Context) { done(s.RemoveDB(ctx, path)) }})
+}
+
+// removing is the key of the task that removes a database.
+type removing string
+
 func (s *Store) isOpen() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

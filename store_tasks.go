@@ -381,7 +381,7 @@ func (s *Store) SyncOnce(ctx context.Context, opt SyncOnceOptions) error {
 			break
 		}
 	}
-	return summarize(errs)
+	return errors.Join(summarize(errs), s.dirs.failed())
 }
 
 func (s *Store) once(ctx context.Context, m *managedDB, opt SyncOnceOptions) error {

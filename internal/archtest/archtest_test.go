@@ -58,6 +58,7 @@ var mayStartGoroutines = []string{
 	"store.go",
 	"store_control.go", // syncs of many databases on demand, which the call waits for
 	"scheduler.go",
+	"dir_monitor.go",
 	"multidb_manager.go",
 	"heartbeat.go",              // the one request under way, which Close waits for
 	"restore*.go",               // parallel reads ahead of the writer

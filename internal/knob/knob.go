@@ -18,6 +18,9 @@ type Store struct {
 	Now        func() time.Time // clock of retention and compaction
 	Grace      time.Duration    // how long files outlive their promise
 	RetryDelay time.Duration    // least pause after a failure
+
+	DirScanInterval time.Duration          // between scans of watched folders
+	DirWatch        func(dir string) error // in place of the system's watches
 }
 
 // Fleet are the knobs of a fleet of databases. A field that is zero leaves the

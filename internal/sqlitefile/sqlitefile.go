@@ -33,8 +33,8 @@ const HeaderSize = 100
 // minUsable is the fewest bytes of a page that SQLite accepts.
 const minUsable = 480
 
-// magic begins every database that is not encrypted.
-const magic = "SQLite format 3\x00"
+// Magic begins every database that is not encrypted.
+const Magic = "SQLite format 3\x00"
 
 // Errors of reading a header.
 var (
@@ -71,7 +71,7 @@ func ParseHeader(b []byte) (Header, error) {
 	if len(b) < HeaderSize {
 		return Header{}, fmt.Errorf("%w: only %d bytes", ErrFormat, len(b))
 	}
-	if string(b[:len(magic)]) != magic {
+	if string(b[:len(Magic)]) != Magic {
 		return Header{}, fmt.Errorf("%w: no header string (encrypted, or another format)", ErrFormat)
 	}
 	size := uint32(binary.BigEndian.Uint16(b[16:]))
