@@ -52,6 +52,8 @@ type Config struct {
 
 	ReplicaSettings `yaml:",inline"` // defaults of all replicas
 
+	Dirs []*DBConfig // the entries of DBs with `dir`, which are taken out of it
+
 	shutdownTimeout time.Duration
 	warnings        []configWarning
 }
@@ -107,6 +109,12 @@ type DBConfig struct {
 	Path     string `yaml:"path"`
 	MetaPath string `yaml:"meta-path"` // filled with the default when unset
 
+	Dir       string `yaml:"dir"` // in place of Path: all databases in it
+	Pattern   string `yaml:"pattern"`
+	Recursive bool   `yaml:"recursive"`
+	Watch     bool   `yaml:"watch"`
+	MetaDir   string `yaml:"meta-dir"`
+
 	MonitorInterval    *time.Duration `yaml:"monitor-interval"`
 	CheckpointInterval *time.Duration `yaml:"checkpoint-interval"`
 	BusyTimeout        *time.Duration `yaml:"busy-timeout"`
@@ -120,6 +128,8 @@ type DBConfig struct {
 
 	Replica  *ReplicaConfig   `yaml:"replica"` // set for every valid entry
 	Replicas []*ReplicaConfig `yaml:"replicas"`
+
+	index int // in the file's `dbs`
 }
 
 // orDefault returns what p points to, or def.
@@ -172,14 +182,15 @@ func (c *Config) maxStagedBytes() int64 {
 	return int64(orDefault(c.MaxStagedBytes, litestream.DefaultMaxStagedBytes))
 }
 
-// db returns the entry of an expanded path, or nil.
+// db returns the entry of an expanded path, or nil. For a file that a directory
+// entry stands for, whether it exists or not, it is made from that one.
 func (c *Config) db(path string) *DBConfig {
 	for _, db := range c.DBs {
 		if db.Path == path {
 			return db
 		}
 	}
-	return nil
+	return c.dbInDir(path)
 }
 
 // checksums reports whether the database's increments carry checksums.

@@ -101,10 +101,12 @@ func (c *Config) normalize() error {
 	}
 	var errs []error
 	for i, db := range c.DBs {
+		db.index = i
 		if err := c.normalizeDB(i, db); err != nil {
 			errs = append(errs, err)
 		}
 	}
+	c.splitDirs()
 	if c.MultiDB != nil {
 		errs = append(errs, c.MultiDB.normalize(&c.ReplicaSettings))
 	}
@@ -134,9 +136,10 @@ func (c *Config) normalizeDB(i int, db *DBConfig) error {
 	fail := func(key, reason string) error {
 		return &configError{Field: fmt.Sprintf("dbs[%d].%s", i, key), Line: db.keyLine(key), Reason: reason}
 	}
+	if key, reason := db.entryProblem(); reason != "" {
+		return fmt.Errorf("database config #%d: %w", i+1, fail(key, reason))
+	}
 	switch {
-	case db.Path == "":
-		return fmt.Errorf("database config #%d: %w", i+1, fail("path", "a database needs a path"))
 	case db.Replica != nil && len(db.Replicas) > 0:
 		return fail("replicas", "cannot specify both 'replica' and 'replicas'")
 	case len(db.Replicas) > 1:
@@ -146,6 +149,10 @@ func (c *Config) normalizeDB(i int, db *DBConfig) error {
 	case db.Replica == nil:
 		return fail("replica", "must specify a replica for the database")
 	}
+	if db.Dir != "" {
+		return c.normalizeDir(db)
+	}
+	c.warnPathKeys(db)
 	var err error
 	if db.Path, err = expandPath(db.Path); err != nil {
 		return fail("path", err.Error())
@@ -197,20 +204,20 @@ func (c *Config) promoteSnapshots() error {
 		{"retention", &c.Snapshot.Retention, func(db *DBConfig) *time.Duration { return db.Snapshot.Retention }},
 	} {
 		var first *DBConfig
-		for i, db := range c.DBs {
+		for _, db := range c.entries() {
 			value := s.of(db)
 			switch {
 			case value == nil:
 			case first == nil:
 				first = db
 				if *s.global != nil && **s.global != *value {
-					c.warn(fmt.Sprintf("dbs[%d].snapshot.%s", i, s.key), db.Snapshot.keyLine(s.key),
+					c.warn(db.field("snapshot."+s.key), db.Snapshot.keyLine(s.key),
 						fmt.Sprintf("not used: snapshot.%s, %s, is set for all databases", s.key, **s.global))
 				}
 			case *s.of(first) != *value:
 				return &configError{
-					Field: fmt.Sprintf("dbs[%d].snapshot.%s", i, s.key), Line: db.Snapshot.keyLine(s.key),
-					Reason: fmt.Sprintf("conflicting database snapshot settings: %s has %s, %s has %s", first.Path, *s.of(first), db.Path, *value),
+					Field: db.field("snapshot." + s.key), Line: db.Snapshot.keyLine(s.key),
+					Reason: fmt.Sprintf("conflicting database snapshot settings: %s has %s, %s has %s", first.name(), *s.of(first), db.name(), *value),
 				}
 			}
 		}

@@ -265,10 +265,10 @@ func (c *Config) validateMultiDB() []error {
 		"l0-retention", m.L0Retention, m.keyLine("l0-retention"), 0, "must not be negative",
 	}))
 	errs = append(errs, checkLevels("multi-db.", m.Levels, m.keyLine("levels"))...)
-	for i, db := range c.DBs {
+	for _, db := range c.DBs {
 		if t, err := m.tenants.Lookup(db.Path); err == nil {
 			errs = append(errs, &configError{
-				Field: fmt.Sprintf("dbs[%d].path", i), Line: db.keyLine("path"), Got: db.Path,
+				Field: db.field("path"), Line: db.keyLine("path"), Got: db.Path,
 				Reason: fmt.Sprintf("pattern %s (line %d) of multi-db matches the path, too: exclude it there", m.Patterns[t.Pattern].node.Value, m.Patterns[t.Pattern].node.Line),
 			})
 		}

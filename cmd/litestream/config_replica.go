@@ -40,6 +40,8 @@ type ReplicaConfig struct {
 	ReplicaSettings `yaml:",inline"`
 
 	maxConns int // to the object store; 0: the client's default
+	// shared holds the client whose connections all databases of a directory use.
+	shared *litestream.S3ClientPool
 }
 
 // ReplicaSettings are the keys that stand in a replica or, as a default for
@@ -191,6 +193,9 @@ func (c *ReplicaConfig) logArgs(client litestream.ReplicaClient) []any {
 // newReplicaClient returns the client of a replica with its own keys checked
 // and its defaults inherited. It makes no request.
 func newReplicaClient(c *ReplicaConfig) (litestream.ReplicaClient, error) {
+	if c.shared != nil {
+		return c.sharedClient()
+	}
 	switch typ := c.replicaType(); typ {
 	case replicaTypeFile:
 		return file.NewReplicaClient(c.filePath()), nil

@@ -211,7 +211,7 @@ func TestParseConfig_Errors(t *testing.T) {
 		{"MaxStaged", "max-staged-bytes: 0", "max-staged-bytes (line 1): must be greater than 0 (got 0)"},
 		{"PageCount", db("min-checkpoint-page-count: 0"), "dbs[0].min-checkpoint-page-count (line 4): must be greater than 0 (got 0)"},
 
-		{"NoPath", "dbs: [{replica: {path: /r}}]", "database config #1: dbs[0].path (line 1): a database needs a path"},
+		{"NoPath", "dbs: [{replica: {path: /r}}]", "database config #1: dbs[0].path (line 1): must specify either 'path' or 'dir'"},
 		{
 			"DuplicatePath", "dbs:\n  - {path: /x/a, replica: {path: /r}}\n  - {path: /x/../x/a, replica: {path: /s}}",
 			"database config #2: dbs[1].path (line 3): duplicate path, used by database config #1 (line 2) already (got /x/a)",
@@ -252,11 +252,6 @@ func TestParseConfig_Errors(t *testing.T) {
 		{"NoFilePath", replica(`type: file`), "dbs[0].replica.path (line 3): file replica path required"},
 		{"Age", replica(`path: /r, age: {identities: [x]}`), "dbs[0].replica.age (line 3): age encryption is not supported, as in Litestream v0.5; v0.3 is the last release that has it"},
 
-		{
-			"Dir", "dbs:\n  - dir: /x\n    pattern: \"*.db\"\n    watch: true\n    recursive: true\n    meta-dir: /m\n    replica: {path: /r}",
-			"dbs[0].dir (line 2): not supported yet\ndbs[0].pattern (line 3): not supported yet\ndbs[0].watch (line 4): not supported yet\n" +
-				"dbs[0].recursive (line 5): not supported yet\ndbs[0].meta-dir (line 6): not supported yet",
-		},
 		{"SocketPermissions", "socket:\n  permissions: 600", "socket.permissions (line 2): must be permission bits from 0 to 0777, written with a leading zero (got 01130)"},
 		{"MCP", "mcp-addr: :80", "mcp-addr (line 1): not supported yet"},
 		{"Heartbeat", "heartbeat-url: ftp://h/secret\nheartbeat-interval: 59s", "heartbeat-interval (line 2): must be at least 1 minute (got 59s)\nheartbeat-url (line 1): must start with http:// or https:// (got ftp://h/***)"},

@@ -17,22 +17,22 @@ import (
 func (c *Config) validate() error {
 	errs := c.validateRoot()
 	errs = append(errs, c.validateLogging(), c.Socket.validate())
-	seen := make(map[string]int, len(c.DBs))
+	seen := make(map[string]*DBConfig, len(c.DBs))
 	destinations := make(map[string]*DBConfig, len(c.DBs))
-	for i, db := range c.DBs {
-		errs = append(errs, db.validate(i)...)
+	for _, db := range c.DBs {
+		errs = append(errs, db.validate(db.index)...)
 		if r := db.Replica; r.replicaType() == replicaTypeS3 && (r.AccessKeyID == "") != (r.SecretAccessKey == "") {
-			c.warn(fmt.Sprintf("dbs[%d].replica", i), r.line, "access-key-id and secret-access-key have an effect together only; credentials come from the environment")
+			c.warn(db.field("replica"), r.line, "access-key-id and secret-access-key have an effect together only; credentials come from the environment")
 		}
 		if first, ok := seen[filepath.Clean(db.Path)]; ok {
-			errs = append(errs, fmt.Errorf("database config #%d: %w", i+1, &configError{
-				Field: fmt.Sprintf("dbs[%d].path", i), Line: db.keyLine("path"), Got: db.Path,
-				Reason: fmt.Sprintf("duplicate path, used by database config #%d (line %d) already", first+1, c.DBs[first].keyLine("path")),
+			errs = append(errs, fmt.Errorf("database config #%d: %w", db.index+1, &configError{
+				Field: db.field("path"), Line: db.keyLine("path"), Got: db.Path,
+				Reason: fmt.Sprintf("duplicate path, used by database config #%d (line %d) already", first.index+1, first.keyLine("path")),
 			}))
 			continue
 		}
-		seen[filepath.Clean(db.Path)] = i
-		client, err := db.Replica.checkClient(fmt.Sprintf("dbs[%d].replica", i))
+		seen[filepath.Clean(db.Path)] = db
+		client, err := db.Replica.checkClient(db.field("replica"))
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -40,13 +40,14 @@ func (c *Config) validate() error {
 		dest := redactedLocation(client)
 		if first, ok := destinations[dest]; ok {
 			errs = append(errs, &configError{
-				Field: fmt.Sprintf("dbs[%d].replica", i), Line: db.Replica.line, Got: dest,
+				Field: db.field("replica"), Line: db.Replica.line, Got: dest,
 				Reason: fmt.Sprintf("databases %s and %s have the same replica destination and would overwrite each other", first.Path, db.Path),
 			})
 			continue
 		}
 		destinations[dest] = db
 	}
+	errs = append(errs, c.validateDirs()...)
 	return errors.Join(append(errs, c.validateMultiDB()...)...)
 }
 

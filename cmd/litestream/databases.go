@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 
 	"github.com/bmatcuk/doublestar/v4"
@@ -17,7 +18,7 @@ import (
 )
 
 var databasesHelp = help{
-	about: "databases lists the databases of the configuration file and the kind of their replicas. With multi-db it looks for\nthe files of all patterns, too, and shows where each is replicated to. No database is opened.",
+	about: "databases lists the databases of the configuration file and the kind of their replicas. It looks into the directories\nof dbs, and with multi-db for the files of all patterns, and shows where each is replicated to. No database is opened.",
 	forms: []string{"databases [arguments]"},
 	flags: [][2]string{
 		configFlag, jsonFlag, expandEnvFlag,
@@ -94,9 +95,39 @@ func (l *databaseList) each(ctx context.Context, fn func(d *listedDatabase) erro
 			return scan.Result{}, err
 		}
 	}
-	if l.cfg.MultiDB == nil {
-		return scan.Result{}, nil
+	var unread error // is told when the rest is
+	for _, dir := range l.cfg.Dirs {
+		var stop error
+		err := dir.eachFile(ctx, func(file *DBConfig) error {
+			stop = l.eachInDir(dir, file, fn)
+			return stop
+		})
+		if stop != nil {
+			return scan.Result{}, stop
+		}
+		unread = errors.Join(unread, err)
 	}
+	if l.cfg.MultiDB == nil {
+		return scan.Result{}, unread
+	}
+	res, err := l.eachTenant(ctx, fn)
+	return res, errors.Join(err, unread)
+}
+
+// eachInDir calls fn for a database of a directory.
+func (l *databaseList) eachInDir(dir, file *DBConfig, fn func(d *listedDatabase) error) error {
+	if !l.matches(file.Path) {
+		return nil
+	}
+	client, err := newReplicaClient(file.Replica)
+	if err != nil {
+		return err
+	}
+	return fn(&listedDatabase{Path: file.Path, Replica: client.Type(), Location: redactedLocation(client), Pattern: filepath.Join(dir.Dir, dir.Pattern)})
+}
+
+// eachTenant calls fn for the databases that the patterns of multi-db find.
+func (l *databaseList) eachTenant(ctx context.Context, fn func(d *listedDatabase) error) (scan.Result, error) {
 	return l.cfg.MultiDB.eachTenant(ctx, func(_ *scan.Entry, t *litestream.Tenant, err error) error {
 		switch {
 		case !l.matches(t.Path):
@@ -160,15 +191,12 @@ func (a *app) countDatabases(ctx context.Context, l *databaseList) error {
 // listDatabases prints as it goes: nothing is kept of the databases.
 func (a *app) listDatabases(ctx context.Context, l *databaseList) error {
 	bw := bufio.NewWriter(a.stdout)
-	var out listWriter[listedDatabase] = &tableWriter{w: bw, wide: l.cfg.MultiDB != nil}
+	var out listWriter[listedDatabase] = &tableWriter{w: bw, wide: l.cfg.MultiDB != nil || len(l.cfg.Dirs) > 0}
 	if l.asJSON {
 		out = &jsonListWriter[listedDatabase]{w: bw}
 	}
 	res, err := l.each(ctx, out.write)
-	if err == nil {
-		err = out.end()
-	}
-	return errors.Join(err, bw.Flush(), scanError(res))
+	return errors.Join(err, out.end(), bw.Flush(), scanError(res))
 }
 
 // scanError returns an error if something could not be looked at, so that

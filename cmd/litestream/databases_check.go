@@ -61,6 +61,24 @@ func (c *databaseCheck) run(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, dir := range c.cfg.Dirs {
+		if err := c.checkDir(ctx, dir); err != nil {
+			return err
+		}
+	}
+	if err := c.checkTenants(ctx); err != nil {
+		return err
+	}
+	for _, again := range c.places {
+		if again {
+			return c.nameClashes(ctx)
+		}
+	}
+	return nil
+}
+
+// checkTenants looks at what multi-db finds.
+func (c *databaseCheck) checkTenants(ctx context.Context) error {
 	m := c.cfg.MultiDB
 	if m == nil {
 		return nil
@@ -74,15 +92,7 @@ func (c *databaseCheck) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.reportScan(&res); err != nil {
-		return err
-	}
-	for _, again := range c.places {
-		if again {
-			return c.nameClashes(ctx)
-		}
-	}
-	return nil
+	return c.reportScan(&res)
 }
 
 func (c *databaseCheck) report(severity, path, problem string) error {
@@ -131,6 +141,39 @@ func (c *databaseCheck) checkDB(db *DBConfig) error {
 	}
 	c.meet(inodeKey(uint64(st.Dev), st.Ino))
 	return nil
+}
+
+// checkDir looks at the databases of a directory.
+func (c *databaseCheck) checkDir(ctx context.Context, dir *DBConfig) error {
+	n := 0
+	var stop error
+	err := dir.eachFile(ctx, func(file *DBConfig) error {
+		n++
+		if stop = c.checkDB(file); stop != nil {
+			return stop
+		}
+		if m := c.cfg.MultiDB; m != nil {
+			if _, err := m.tenants.Lookup(file.Path); err == nil {
+				stop = c.report("error", file.Path, errPatternToo.Error())
+			}
+		}
+		if err := unix.Faccessat(unix.AT_FDCWD, file.Path, unix.R_OK, unix.AT_EACCESS); err != nil {
+			stop = errors.Join(stop, c.report("error", file.Path, "is not readable: "+err.Error()))
+		}
+		return stop
+	})
+	switch {
+	case stop != nil:
+		return stop
+	case err != nil:
+		return c.report("error", dir.Dir, err.Error())
+	case n == 0 && !dir.Watch:
+		return c.report("error", dir.Dir, "holds no SQLite database that matches "+dir.Pattern+": replicate ends with an error, because watch is off")
+	case n == 0:
+		return c.report("warning", dir.Dir, "holds no SQLite database that matches "+dir.Pattern)
+	default:
+		return nil
+	}
 }
 
 func (c *databaseCheck) checkTenant(e *scan.Entry, t *litestream.Tenant, err error) error {
@@ -185,19 +228,35 @@ func (c *databaseCheck) nameClashes(ctx context.Context) error {
 		sameReplica = "has the same replica as %s"
 		sameFile    = "is the same file as %s, by a link"
 	)
-	for _, db := range c.cfg.DBs {
+	meetDB := func(db *DBConfig) error {
 		client, err := newReplicaClient(db.Replica)
 		if err != nil {
 			return err
 		}
-		errs := []error{meet(db.Path, redactedLocation(client), sameReplica)}
+		err = meet(db.Path, redactedLocation(client), sameReplica)
 		var st unix.Stat_t
 		if unix.Stat(db.Path, &st) == nil {
-			errs = append(errs, meet(db.Path, inodeKey(uint64(st.Dev), st.Ino), sameFile))
+			err = errors.Join(err, meet(db.Path, inodeKey(uint64(st.Dev), st.Ino), sameFile))
 		}
-		if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for _, db := range c.cfg.DBs {
+		if err := meetDB(db); err != nil {
 			return err
 		}
+	}
+	for _, dir := range c.cfg.Dirs {
+		var stop error
+		_ = dir.eachFile(ctx, func(file *DBConfig) error { // what it cannot read was reported
+			stop = meetDB(file)
+			return stop
+		})
+		if stop != nil {
+			return stop
+		}
+	}
+	if c.cfg.MultiDB == nil {
+		return nil
 	}
 	_, err := c.cfg.MultiDB.eachTenant(ctx, func(e *scan.Entry, t *litestream.Tenant, err error) error {
 		if err != nil || !c.matches(t.Path) {

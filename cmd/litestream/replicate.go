@@ -73,7 +73,7 @@ func (a *app) runReplicate(ctx context.Context, args []string) error {
 	logger := newLogger(w, cfg.Logging)
 	logger.Info("litestream", "version", currentVersion(), "level", levelName(logLevel(cfg.Logging)))
 	switch m := cfg.MultiDB; {
-	case len(cfg.DBs) > 0 || m != nil && m.Enabled:
+	case len(cfg.DBs)+len(cfg.Dirs) > 0 || m != nil && m.Enabled:
 	case m != nil:
 		logger.Error("no databases specified in configuration: dbs is empty, and multi-db does nothing before multi-db.enabled is true")
 	default:

@@ -13,7 +13,7 @@ import (
 )
 
 var statusHelp = help{
-	about: "status shows the replication state of the databases of the configuration file: what lies beside those of dbs, and\nwhat the registry in the state directory says of those that multi-db finds.",
+	about: "status shows the replication state of the databases of the configuration file: what lies beside those of dbs, whose\ndirectories it looks into, and what the registry in the state directory says of those that multi-db finds.",
 	forms: []string{"status [arguments] [DB_PATH]"},
 	flags: [][2]string{configFlag, jsonFlag, expandEnvFlag},
 	notes: `It reads local files only and works whether a daemon runs or not.
@@ -69,12 +69,7 @@ func (a *app) runStatus(ctx context.Context, args []string) error {
 // statusOfAll prints the databases of `dbs`, or one of them, and the summary
 // of those that patterns find unless one was asked for.
 func (a *app) statusOfAll(ctx context.Context, cfg *Config, only string, asJSON bool) (err error) {
-	statuses := []dbStatus{}
-	for _, db := range cfg.DBs {
-		if only == "" || db.Path == only {
-			statuses = append(statuses, readDBStatus(db))
-		}
-	}
+	statuses, dirErr := readDBStatuses(ctx, cfg, only)
 	now := time.Now()
 	var fleet *fleetStatus
 	if only == "" {
@@ -84,12 +79,12 @@ func (a *app) statusOfAll(ctx context.Context, cfg *Config, only string, asJSON 
 	case asJSON && err != nil:
 		return err
 	case asJSON && fleet != nil:
-		return writeJSON(a.stdout, allStatus{statuses, fleet})
+		return errors.Join(writeJSON(a.stdout, allStatus{statuses, fleet}), dirErr)
 	case asJSON:
-		return writeJSON(a.stdout, statuses)
+		return errors.Join(writeJSON(a.stdout, statuses), dirErr)
 	}
 	if len(statuses) > 0 || fleet == nil {
-		err = errors.Join(a.printDBStatuses(statuses), err)
+		err = errors.Join(a.printDBStatuses(statuses), err, dirErr)
 		a.noteLocalV03(cfg, only)
 	}
 	if fleet == nil || err != nil {
@@ -99,6 +94,28 @@ func (a *app) statusOfAll(ctx context.Context, cfg *Config, only string, asJSON 
 		printf(a.stdout, "\n")
 	}
 	return fleet.print(a.stdout, now, cfg.MultiDB.settings("").ScanInterval)
+}
+
+// readDBStatuses looks at the databases of `dbs`, those that lie in its
+// directories included, or at one. The error tells what could not be looked at.
+func readDBStatuses(ctx context.Context, cfg *Config, only string) (statuses []dbStatus, err error) {
+	statuses = []dbStatus{}
+	if only != "" {
+		if db := cfg.db(only); db != nil {
+			statuses = append(statuses, readDBStatus(db))
+		}
+		return statuses, nil
+	}
+	for _, db := range cfg.DBs {
+		statuses = append(statuses, readDBStatus(db))
+	}
+	for _, dir := range cfg.Dirs {
+		err = errors.Join(err, dir.eachFile(ctx, func(db *DBConfig) error {
+			statuses = append(statuses, readDBStatus(db))
+			return ctx.Err()
+		}))
+	}
+	return statuses, err
 }
 
 func (a *app) printDBStatuses(statuses []dbStatus) error {

@@ -26,6 +26,15 @@ func newStore(ctx context.Context, cfg *Config, reg prometheus.Registerer, logge
 		logger.Info("replicating to", dc.Replica.logArgs(db.Replica.Client)...)
 	}
 	s := litestream.NewStore(dbs, compactionLevels(cfg.Levels))
+	for _, dc := range cfg.Dirs {
+		dir := cfg.storeDir(ctx, dc, logger)
+		s.Dirs = append(s.Dirs, dir)
+		client, err := newReplicaClient(dc.Replica)
+		if err != nil {
+			return nil, err
+		}
+		logger.Info("replicating directory to", append(dc.Replica.logArgs(client), "dir", dc.Dir)...)
+	}
 	s.SnapshotInterval = cfg.snapshotInterval()
 	s.SnapshotRetention = cfg.snapshotRetention()
 	s.L0Retention = orDefault(cfg.L0Retention, s.L0Retention)
