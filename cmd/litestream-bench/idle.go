@@ -32,34 +32,65 @@ func databases(n int) string {
 }
 
 func (b *bench) idleTurn(ctx context.Context, t *table, n int) (err error) {
-	var runs [2]*replicated
-	for i := range b.tools {
-		var dir string
-		if dir, err = os.MkdirTemp(b.dir, "idle-"); err != nil {
-			return err
+	runs, err := b.backUp(ctx, t, n, []int{0, 1}, b.replicate)
+	defer func() { err = errors.Join(err, endRuns(runs)) }()
+	if err != nil {
+		return err
+	}
+	return b.rest(ctx, t, n, runs)
+}
+
+// backUp makes n databases for each tool, starts it and waits for the first
+// backup of all. The tools of which runs are returned are running also after
+// an error.
+func (b *bench) backUp(ctx context.Context, t *table, n int, tools []int,
+	replicate func(ctx context.Context, i int, dir string, paths []string) (*replicated, error),
+) (runs [2]*replicated, err error) {
+	for _, i := range tools {
+		dir, err := os.MkdirTemp(b.dir, "idle-")
+		if err != nil {
+			return runs, err
 		}
-		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 		paths, err := makeDatabases(ctx, dir, n)
 		if err != nil {
-			return err
+			return runs, errors.Join(err, os.RemoveAll(dir))
 		}
-		r, err := b.replicate(ctx, i, dir, paths)
-		if err != nil {
-			return err
-		}
-		defer r.stop()
 		begin := time.Now()
+		r, err := replicate(ctx, i, dir, paths)
+		if err != nil {
+			return runs, errors.Join(err, os.RemoveAll(dir))
+		}
+		runs[i] = r
 		if err := r.waitBackup(ctx); err != nil {
-			return err
+			return runs, err
 		}
 		t.add(i, databases(n)+": start to all backed up", "s", time.Since(begin).Seconds())
-		runs[i] = r
 	}
+	return runs, nil
+}
+
+// endRuns stops the tools and removes what they worked on.
+func endRuns(runs [2]*replicated) (err error) {
+	for _, r := range runs {
+		if r != nil {
+			r.stop()
+			err = errors.Join(err, os.RemoveAll(r.dir))
+		}
+	}
+	return err
+}
+
+// rest takes the figures of tools whose databases nobody uses.
+func (b *bench) rest(ctx context.Context, t *table, n int, runs [2]*replicated) error {
 	if err := pause(ctx, b.restAfter); err != nil {
 		return err
 	}
 	var before [2]usage
+	var err error
 	for i, r := range runs {
+		if r == nil {
+			continue
+		}
 		if before[i], err = r.usage(); err != nil {
 			return err
 		}
@@ -69,6 +100,9 @@ func (b *bench) idleTurn(ctx context.Context, t *table, n int) (err error) {
 		return err
 	}
 	for i, r := range runs {
+		if r == nil {
+			continue
+		}
 		if err := r.alive(); err != nil {
 			return err
 		}

@@ -55,6 +55,7 @@ type sizes struct {
 	idleDBs      []int
 	restAfter    time.Duration // from the first backup to the idle window
 	idleWindow   time.Duration
+	dirDBs       []int // the last one without upstream
 	s3DBs        int
 	s3Window     time.Duration
 }
@@ -62,12 +63,12 @@ type sizes struct {
 var (
 	fullSizes = sizes{
 		rounds: 3, syncMB: 200, syncWindow: time.Minute, commits: 200,
-		restoreMB: 1024, restoreFiles: 1000, idleDBs: []int{1, 100, 2000},
+		restoreMB: 1024, restoreFiles: 1000, idleDBs: []int{1, 100, 2000}, dirDBs: []int{3000, 10000},
 		restAfter: 75 * time.Second, idleWindow: 30 * time.Second, s3DBs: 10, s3Window: 2 * time.Minute,
 	}
 	quickSizes = sizes{
 		rounds: 1, syncMB: 20, syncWindow: 12 * time.Second, commits: 20,
-		restoreMB: 64, restoreFiles: 100, idleDBs: []int{1, 50},
+		restoreMB: 64, restoreFiles: 100, idleDBs: []int{1, 50}, dirDBs: []int{20, 100},
 		restAfter: 15 * time.Second, idleWindow: 5 * time.Second, s3DBs: 3, s3Window: 15 * time.Second,
 	}
 )
@@ -92,6 +93,7 @@ var sections = []section{
 	{"latency", (*bench).latency},
 	{"restore", (*bench).restore},
 	{"idle", (*bench).idle},
+	{"dir", (*bench).dirs},
 	{"requests", (*bench).requests},
 }
 
@@ -107,7 +109,7 @@ func run(ctx context.Context, args []string) (err error) {
 	ours := fs.String("litestream", "bin/litestream", "the program to measure")
 	upstream := fs.String("upstream", filepath.Join(cache, "bin", "litestream-v0.5.18"), "the program to compare with")
 	gateway := fs.String("versitygw", filepath.Join(cache, "bin", "versitygw"), "S3 server for the section requests")
-	only := fs.String("only", "", "comma-separated sections: sync, latency, restore, idle, requests")
+	only := fs.String("only", "", "comma-separated sections: sync, latency, restore, idle, dir, requests")
 	quick := fs.Bool("quick", false, "small sizes: does it work, not how fast")
 	out := fs.String("out", "", "Markdown page whose marked parts are replaced by the tables")
 	dir := fs.String("dir", "", "scratch folder (default: a temporary one)")

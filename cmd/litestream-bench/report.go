@@ -44,7 +44,11 @@ func (t *table) markdown() string {
 	b.WriteString("| | litestream | upstream | litestream ÷ upstream |\n|---|---:|---:|---:|\n")
 	for _, r := range t.rows {
 		ours, theirs := median(r.samples[0]), median(r.samples[1])
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", r.name, r.cell(0), r.cell(1), ratio(ours, theirs, r.more))
+		compared := "–"
+		if len(r.samples[0]) > 0 && len(r.samples[1]) > 0 {
+			compared = ratio(ours, theirs, r.more)
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", r.name, r.cell(0), r.cell(1), compared)
 	}
 	if t.note != "" {
 		b.WriteString("\n" + t.note + "\n")
