@@ -25,6 +25,7 @@ type fleet struct {
 	root     string
 	template string // keys of the replica template
 	extra    string // more keys of multi-db
+	dirKeys  string // more keys of the entry that byDirectory writes
 	state    string // directory
 	tenants  []*scene
 	main     *scene // starts programs
@@ -278,7 +279,7 @@ func TestMultiDB_TakesOver(t *testing.T) {
 	}
 }
 
-// byDirectory starts upstream in its directory mode, which replicates to the
+// byDirectory starts a program in directory mode, which replicates to the
 // path below the directory, extension included, and has the fleet do the same.
 func (f *fleet) byDirectory(bin string) *daemon {
 	replica := filepath.Join(f.root, "replica")
@@ -296,8 +297,9 @@ dbs:
     pattern: "*.db"
     recursive: true
     monitor-interval: 50ms
+    %s
     replica: {path: %s, sync-interval: 20ms}
-`, filepath.Join(f.root, "data"), replica))
+`, filepath.Join(f.root, "data"), f.dirKeys, replica))
 }
 
 // TestMultiDB_UpstreamAndChecksums shows what checksums keep upstream from when
