@@ -2,7 +2,6 @@ package litestream_test
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -22,7 +21,7 @@ func alive(t *testing.T, ask func(context.Context) error, timeout time.Duration)
 // An idle store is alive at once, whatever it waits for.
 func TestStore_Alive(t *testing.T) {
 	store := litestream.NewStore(nil, nil)
-	store.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	store.Logger = slog.New(slog.DiscardHandler)
 	if err := store.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -21,9 +21,10 @@ const (
 type Config struct {
 	position
 
-	Addr   string       `yaml:"addr"`
-	Exec   string       `yaml:"exec"`
-	Socket SocketConfig `yaml:"socket"`
+	Addr    string       `yaml:"addr"`
+	MCPAddr string       `yaml:"mcp-addr"`
+	Exec    string       `yaml:"exec"`
+	Socket  SocketConfig `yaml:"socket"`
 
 	Levels    []*LevelConfig  `yaml:"levels"`
 	Snapshot  SnapshotConfig  `yaml:"snapshot"`

@@ -64,7 +64,7 @@ var configKeys = append([]configKey{
 	{name: "dbs", scope: scopeRoot, child: scopeDB},
 	{name: "checksums", scope: scopeRoot},
 	{name: "max-staged-bytes", scope: scopeRoot},
-	{name: "mcp-addr", scope: scopeRoot, since: later},
+	{name: "mcp-addr", scope: scopeRoot},
 	{name: "verify-compaction", scope: scopeRoot},
 	{name: "heartbeat-url", scope: scopeRoot},
 	{name: "heartbeat-interval", scope: scopeRoot},

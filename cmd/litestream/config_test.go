@@ -253,7 +253,8 @@ func TestParseConfig_Errors(t *testing.T) {
 		{"Age", replica(`path: /r, age: {identities: [x]}`), "dbs[0].replica.age (line 3): age encryption is not supported, as in Litestream v0.5; v0.3 is the last release that has it"},
 
 		{"SocketPermissions", "socket:\n  permissions: 600", "socket.permissions (line 2): must be permission bits from 0 to 0777, written with a leading zero (got 01130)"},
-		{"MCP", "mcp-addr: :80", "mcp-addr (line 1): not supported yet"},
+		{"MCPAddr", "mcp-addr: localhost", "mcp-addr (line 1): address localhost: missing port in address: want HOST:PORT, such as 127.0.0.1:3001"},
+		{"MCPPort", "\nmcp-addr: 127.0.0.1:70000", "mcp-addr (line 2): address 70000: invalid port"},
 		{"Heartbeat", "heartbeat-url: ftp://h/secret\nheartbeat-interval: 59s", "heartbeat-interval (line 2): must be at least 1 minute (got 59s)\nheartbeat-url (line 1): must start with http:// or https:// (got ftp://h/***)"},
 		{"HeartbeatZero", "heartbeat-interval: 0", "heartbeat-interval (line 1): must be at least 1 minute (got 0s)"},
 		{"HeartbeatHost", "heartbeat-url: http://", "heartbeat-url (line 1): is not a URL with a host"},

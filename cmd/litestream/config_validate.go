@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/mcpserver"
 )
 
 // validate checks the complete configuration. The error joins one configError
@@ -94,7 +95,7 @@ func (c *Config) validateRoot() []error {
 		{"sync-interval", c.SyncInterval, c.keyLine("sync-interval"), 1, positive},
 		{"heartbeat-interval", c.HeartbeatInterval, c.keyLine("heartbeat-interval"), litestream.MinHeartbeatInterval, "must be at least 1 minute"},
 	}...))
-	errs = append(errs, c.validateHeartbeat())
+	errs = append(errs, c.validateHeartbeat(), c.validateMCP())
 	errs = append(errs, checkLevels("", c.Levels, c.keyLine("levels"))...)
 	if c.MaxStagedBytes != nil && *c.MaxStagedBytes <= 0 {
 		errs = append(errs, &configError{Field: "max-staged-bytes", Line: c.keyLine("max-staged-bytes"), Reason: positive, Got: fmt.Sprint(*c.MaxStagedBytes)})
@@ -104,6 +105,16 @@ func (c *Config) validateRoot() []error {
 			fmt.Sprintf("%s is shorter than snapshot.interval, %s: the newest snapshot is kept all the same", c.snapshotRetention(), c.snapshotInterval()))
 	}
 	return errs
+}
+
+func (c *Config) validateMCP() error {
+	if c.MCPAddr == "" {
+		return nil
+	}
+	if _, _, err := mcpserver.Address(c.MCPAddr); err != nil {
+		return &configError{Field: "mcp-addr", Line: c.keyLine("mcp-addr"), Reason: err.Error()}
+	}
+	return nil
 }
 
 // validateHeartbeat checks the URL without naming what is secret in it.

@@ -57,7 +57,7 @@ func (s *metricsServer) open(ctx context.Context) {
 		s.logger.Error("cannot start metrics server", "addr", s.addr, "error", err)
 		return
 	}
-	s.logger.Info("serving metrics on", "url", metricsURL(ln.Addr()))
+	s.logger.Info("serving metrics on", "url", localURL(ln.Addr(), "/metrics"))
 	s.done = make(chan struct{})
 	go func() {
 		defer close(s.done)
@@ -67,13 +67,13 @@ func (s *metricsServer) open(ctx context.Context) {
 	}()
 }
 
-// metricsURL returns where a browser on this host finds the metrics.
-func metricsURL(addr net.Addr) string {
+// localURL returns where a program on this host finds a path of a server.
+func localURL(addr net.Addr, path string) string {
 	host, port, err := net.SplitHostPort(addr.String())
 	if ip := net.ParseIP(host); err != nil || ip == nil || ip.IsUnspecified() {
 		host = "localhost"
 	}
-	return "http://" + net.JoinHostPort(host, port) + "/metrics"
+	return "http://" + net.JoinHostPort(host, port) + path
 }
 
 // close stops serving and waits for it.

@@ -72,6 +72,7 @@ func (r *replication) run(ctx context.Context) error {
 	metrics := newMetricsServer(r.cfg.Addr, registry, r.logger)
 	r.openControl(ctx)
 	metrics.open(ctx)
+	mcp := r.startMCP(ctx)
 	heartbeat := r.startHeartbeat(ctx)
 	r.service.ready(ctx, r.runner)
 
@@ -79,6 +80,7 @@ func (r *replication) run(ctx context.Context) error {
 	r.service.stopping(ctx)
 	heartbeat.Close()
 	r.closeControl(ctx, errors.Is(err, errAborted))
+	closeMCP(mcp, r.logger)
 	switch {
 	case errors.Is(err, errAborted):
 	case err != nil && r.opts.once:

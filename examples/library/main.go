@@ -135,8 +135,10 @@ func (a *application) work(ctx context.Context) (err error) {
 	defer tick.Stop()
 	for {
 		var n int
-		if err := db.QueryRowContext(ctx, "INSERT INTO events (at) VALUES (datetime()) RETURNING id").Scan(&n); err != nil {
-			return stopped(ctx, err)
+		if err := db.QueryRowContext(ctx, "INSERT INTO events (at) VALUES (datetime()) RETURNING id").Scan(&n); ctx.Err() != nil {
+			return nil // interrupted
+		} else if err != nil {
+			return err
 		}
 		if _, err := fmt.Fprintf(a.out, "event %d\n", n); err != nil {
 			return err
@@ -147,12 +149,4 @@ func (a *application) work(ctx context.Context) (err error) {
 			return nil
 		}
 	}
-}
-
-// stopped drops an error that comes of the end.
-func stopped(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
 }

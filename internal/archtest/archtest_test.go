@@ -60,11 +60,12 @@ var mayStartGoroutines = []string{
 	"scheduler.go",
 	"dir_monitor.go",
 	"multidb_manager.go",
-	"heartbeat.go",              // the one request under way, which Close waits for
-	"restore*.go",               // parallel reads ahead of the writer
-	"s3/list_metadata.go",       // parallel requests of one listing, which waits for them
-	"s3/upload_multipart.go",    // parallel parts of one upload, which waits for them
-	"internal/replicatest/*.go", // concurrent callers of a client under test
+	"heartbeat.go",                 // the one request under way, which Close waits for
+	"restore*.go",                  // parallel reads ahead of the writer
+	"s3/list_metadata.go",          // parallel requests of one listing, which waits for them
+	"s3/upload_multipart.go",       // parallel parts of one upload, which waits for them
+	"internal/replicatest/*.go",    // concurrent callers of a client under test
+	"internal/mcpserver/server.go", // one listener, which Close waits for
 	"cmd/*/*.go",
 }
 
