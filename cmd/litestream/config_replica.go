@@ -157,7 +157,8 @@ func isLaterReplicaType(typ string) bool {
 	}
 }
 
-// filePath returns the folder of a file replica.
+// filePath returns the folder of a file replica. A URL without any path means
+// the working directory, as upstream has it.
 func (c *ReplicaConfig) filePath() string {
 	if c.URL == "" {
 		return filepath.Clean(c.Path)
@@ -166,7 +167,11 @@ func (c *ReplicaConfig) filePath() string {
 	if err != nil {
 		return "" // refused by validateOwn
 	}
-	return filepath.Join("/", filepath.FromSlash(urlPath))
+	dir, err := filepath.Abs(filepath.FromSlash(urlPath))
+	if err != nil {
+		return "" // no working directory: nothing was read from one either
+	}
+	return dir
 }
 
 // redactedLocation names the place that a client writes to, in a form that is

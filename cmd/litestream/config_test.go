@@ -39,6 +39,17 @@ func warningText(cfg *Config) string {
 	return buf.String()
 }
 
+// TestReplicaConfig_FilePath holds that a URL without a path means the working
+// directory, never the root.
+func TestReplicaConfig_FilePath(t *testing.T) {
+	dir := testFolder(t)
+	for url, want := range map[string]string{"file://": dir, "file:///": "/", "file://./x": "/x", "file:///a/../b/": "/b"} {
+		if got := (&ReplicaConfig{URL: url}).filePath(); got != want {
+			t.Errorf("filePath of %s=%s, want %s", url, got, want)
+		}
+	}
+}
+
 func TestParseConfig_Values(t *testing.T) {
 	t.Setenv("LOG_LEVEL", "")
 	t.Setenv("TEST_BUCKET", "bkt")

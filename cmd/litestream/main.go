@@ -11,7 +11,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -119,7 +118,7 @@ func (a *app) run(ctx context.Context, args []string) error {
 		switch {
 		case c.name != name:
 			continue
-		case slices.ContainsFunc(args, isHelpFlag):
+		case len(args) > 0 && isHelpFlag(args[0]):
 			c.help.print(a.stdout)
 			return nil
 		}

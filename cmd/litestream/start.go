@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"github.com/benbjohnson/litestream/internal/control"
@@ -42,7 +43,10 @@ func (a *app) changeState(ctx context.Context, args []string, verb, state string
 	if path, err = expandPath(path); err != nil {
 		return err
 	}
-	if c.timeout <= 0 { // upstream takes 0 for no limit of its own
+	switch {
+	case c.timeout < 0:
+		return errors.New("timeout must not be negative")
+	case c.timeout == 0: // upstream takes 0 for no limit of its own
 		c.timeout = defaultClientTimeout
 	}
 	var res control.StateResponse
