@@ -57,6 +57,10 @@ bench-fleet: build upstream ## 1k, 10k and 100k databases on one host, upstream 
 	go run ./cmd/litestream-bench fleet -litestream bin/litestream -upstream $(LITESTREAM_TEST_UPSTREAM) -versitygw $(LITESTREAM_TEST_VERSITYGW) -replica s3 -sizes 10k $(BENCH_FLAGS)
 	go run ./cmd/litestream-bench fleet -litestream bin/litestream -upstream "" -wal -sizes 100k -load 0 -burst 0 -verify 0 $(BENCH_FLAGS)
 
+.PHONY: compare
+compare: upstream ## the same command lines with upstream and ours: every difference, and why
+	@cd tests/compare && go test -count=1 -run '^TestCompare$$' . -args -show
+
 .PHONY: cross
 cross: ## vet and compile for linux/arm64 and macOS, as far as goes here
 	scripts/cross.sh
