@@ -188,7 +188,9 @@ func (c *MultiDBConfig) compile() (*TenantMap, []error) {
 			fail(key, text, fmt.Errorf("matches the state directory %s: move state-dir, or exclude %s/**", c.StateDir, c.StateDir))
 		}
 		if tmpl != nil {
-			if p.template, err = p.bind(tmpl, c.Hostname); err != nil {
+			if p.template, err = p.bind(tmpl, c.Hostname); err == nil {
+				p.compileInverse(c.Hostname)
+			} else {
 				fail("replica-template.path", c.ReplicaPath, fmt.Errorf("%w in pattern %s", err, text))
 			}
 		}

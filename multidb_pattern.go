@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -39,6 +40,7 @@ type tenantPattern struct {
 	names    []string // by wildcard; empty: numbered only
 	prefix   string   // literal directories
 	template []templatePart
+	inverse  *regexp.Regexp // of the path that the template makes
 }
 
 func compileTenantPattern(text string) (*tenantPattern, error) {

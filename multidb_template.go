@@ -164,7 +164,7 @@ func appendElement(b []byte, s string) []byte {
 			c == '.' && i > 0 && i < len(s)-1:
 			b = append(b, c)
 		default:
-			b = append(b, '%', "0123456789ABCDEF"[c>>4], "0123456789ABCDEF"[c&15])
+			b = append(b, '%', upperHex[c>>4], upperHex[c&15])
 		}
 	}
 	return b

@@ -72,6 +72,15 @@ type TreeLister interface {
 	LTXTree(ctx context.Context) ([]*ltx.FileInfo, error)
 }
 
+// ReplicaLister is implemented by clients that find the replicas that lie below
+// their path.
+type ReplicaLister interface {
+	// Replicas calls fn with the path of each folder that holds LTX files of a
+	// database, relative to the client's own, with slashes. The order is not
+	// told, and a path may come more than once. It stops at fn's first error.
+	Replicas(ctx context.Context, fn func(path string) error) error
+}
+
 // MaxObjectSize is the size in bytes of the largest object of an ObjectClient.
 const MaxObjectSize = 1 << 20
 

@@ -283,10 +283,20 @@ func (c *MultiDBConfig) manager() (litestream.MultiDBConfig, litestream.ReplicaC
 	if err != nil {
 		return litestream.MultiDBConfig{}, nil, err
 	}
+	root, err := c.clientAt(rootFolder(template))
+	return c.settings(template), root, err
+}
+
+// rootFolder returns the folder that all replicas lie in.
+func (c *MultiDBConfig) rootFolder() (string, error) {
+	template, err := c.pathTemplate()
+	return rootFolder(template), err
+}
+
+func rootFolder(template string) string {
 	literal, _, _ := strings.Cut(template, "{{")
 	folder := literal[:strings.LastIndexByte(literal, '/')+1]
-	root, err := c.clientAt(strings.TrimSuffix(folder, "/"))
-	return c.settings(template), root, err
+	return strings.TrimSuffix(folder, "/")
 }
 
 // client returns the client of a tenant's replica.

@@ -53,8 +53,8 @@ type tryError struct {
 // Unwrap returns the error itself.
 func (e *tryError) Unwrap() error { return e.error }
 
-// main runs the command line and returns the exit status: 0, or 1 after any
-// error.
+// main runs the command line and returns the exit status: 0, exitPartial, or 1
+// after any other error.
 func (a *app) main(ctx context.Context, args []string) int {
 	err := a.run(ctx, args)
 	if err == nil || errors.Is(err, flag.ErrHelp) {
@@ -65,6 +65,9 @@ func (a *app) main(ctx context.Context, args []string) int {
 		if try, ok := errors.AsType[*tryError](err); ok {
 			printf(a.stderr, "Try: %s\n", try.try)
 		}
+	}
+	if _, ok := errors.AsType[partialError](err); ok {
+		return exitPartial
 	}
 	return 1
 }

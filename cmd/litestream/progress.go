@@ -55,6 +55,17 @@ func (p *progressLine) update(s litestream.RestoreProgress) {
 	p.shown = true
 }
 
+// set draws a line of the caller's own.
+func (p *progressLine) set(text string) {
+	if p.w == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	printf(p.w, "%s%s", clearLine, text)
+	p.shown = true
+}
+
 // formatProgress returns bytes, percent, rate and time left.
 func formatProgress(s litestream.RestoreProgress, elapsed time.Duration) string {
 	done, total := max(s.BytesDone, 0), max(s.BytesTotal, s.BytesDone, 0)

@@ -18,7 +18,7 @@ import (
 
 var restoreHelp = help{
 	about: "restore writes a database as its replica holds it: the newest state, or the one of a moment or transaction.",
-	forms: []string{"restore [arguments] DB_PATH", "restore [arguments] REPLICA_URL"},
+	forms: []string{"restore [arguments] DB_PATH", "restore [arguments] REPLICA_URL", "restore -all-missing [arguments]"},
 	flags: [][2]string{
 		configFlag, expandEnvFlag,
 		{"-o PATH", "File to write. The default is DB_PATH; with a REPLICA_URL it is\nrequired."},
@@ -31,6 +31,7 @@ var restoreHelp = help{
 		{"-json", "Print a summary as JSON; log lines go to stderr."},
 		{"-parallelism N", "Requests to have in flight. The default is 8."},
 		{"-integrity-check MODE", "Let SQLite check the restored database: none, quick or full.\nThe default is none, and quick for a backup of Litestream v0.3."},
+		{"-all-missing", "Restore every database of the configuration whose file is missing:\nthose of dbs, and those of multi-db that the registry in state-dir\nknows, or else a listing of the replica. Exit with 0 if all are\nthere now, 2 if some are, 1 if none."},
 		{"-hostname NAME", "Value of {{hostname}} in the replica template of multi-db. Without\nit: the key hostname, else this host's name."},
 		{"-f", "Follow the replica: restore, then keep applying what arrives until\ninterrupted. An output that was followed before goes on where it was.\nPrograms may read it with SQLite meanwhile, but not write."},
 		{"-follow-interval DURATION", "How often to look at the replica with -f. The default is 1s."},
@@ -39,6 +40,7 @@ var restoreHelp = help{
 		"restore /path/to/db",
 		"restore -o /tmp/db s3://bucket/db",
 		"restore -timestamp 2026-01-31T12:00:00Z -o /tmp/db /path/to/db",
+		"restore -all-missing -dry-run",
 		"restore -dry-run -o /tmp/db s3://bucket/db",
 		"restore -f -o /tmp/db s3://bucket/db",
 	},
@@ -76,6 +78,7 @@ type restoreOptions struct {
 	dryRun          bool
 	asJSON          bool
 	hostname        string
+	allMissing      bool
 	arg             string
 }
 
@@ -93,6 +96,7 @@ func (a *app) parseRestore(args []string) (*restoreOptions, error) {
 	flags.BoolVar(&o.opt.Force, "force", false, "")
 	flags.BoolVar(&o.asJSON, "json", false, "")
 	flags.StringVar(&o.hostname, "hostname", "", "")
+	flags.BoolVar(&o.allMissing, "all-missing", false, "")
 	flags.BoolVar(&o.opt.Follow, "f", false, "")
 	flags.DurationVar(&o.opt.FollowInterval, "follow-interval", litestream.DefaultFollowInterval, "")
 	flags.StringVar(&o.integrityCheck, "integrity-check", "none", "")
@@ -103,6 +107,8 @@ func (a *app) parseRestore(args []string) (*restoreOptions, error) {
 		o.opt.SkipV03Check = o.opt.SkipV03Check || f.Name == "integrity-check"
 	})
 	switch {
+	case o.allMissing:
+		return &o, o.checkAllMissing(flags.Args())
 	case flags.NArg() == 0:
 		return nil, &tryError{errors.New("database path or replica URL required"), "litestream restore -o /path/to/db s3://bucket/prefix"}
 	case flags.NArg() > 1:
@@ -143,6 +149,9 @@ func (a *app) runRestore(ctx context.Context, args []string) error {
 	o, err := a.parseRestore(args)
 	if err != nil {
 		return err
+	}
+	if o.allMissing {
+		return a.restoreAllMissing(ctx, o)
 	}
 	src, err := a.findReplica(&o.conf, o.arg, o.hostname)
 	if err != nil {
