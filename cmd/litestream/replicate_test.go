@@ -190,6 +190,9 @@ func TestReplicate_Signal(t *testing.T) {
 			t.Errorf("log %q lacks %q", got.stdout, want)
 		}
 	}
+	if first, _, _ := strings.Cut(got.stdout, "\n"); !strings.HasSuffix(first, " level=INFO") {
+		t.Errorf("first line %q does not end with the level in force", first)
+	}
 }
 
 func TestReplicate_NoDatabases(t *testing.T) {

@@ -34,7 +34,7 @@ func sessions() (all []session) {
 	all = append(all, session{name: "(no words)", steps: []string{""}})
 	add(calls)
 	for _, name := range commands {
-		for _, args := range []string{"-h", "-help", "--help", "a -h", "-bogus", "--bogus=1"} {
+		for _, args := range []string{"-h", "--help", "a -h", "-bogus"} {
 			add(name + " " + args)
 		}
 	}
@@ -87,6 +87,8 @@ NAME=app databases -config env.yml
 NAME=app databases -no-expand-env -config env.yml
 LITESTREAM_CONFIG=litestream.yml databases
 LITESTREAM_CONFIG=litestream.yml databases -config empty.yml
+databases -config dir.yml
+databases -config dir.yml -json
 databases -config logtype.yml
 databases -config stderr.yml
 databases -config s3.yml -json
@@ -104,6 +106,7 @@ status -config litestream.yml a b
 status -config empty.yml
 status -config empty.yml -json
 status -config missing.yml
+status -config dir.yml
 
 ltx
 ltx a b
@@ -174,6 +177,7 @@ restore -config litestream.yml zero.db
 restore -config litestream.yml hole.db
 restore -config litestream.yml -o out file://$D/backup
 restore -config stderr.yml -o out app.db
+restore -config dir.yml -o out watched/w.db
 restore file://$D/backup
 restore -o out file://$D/backup
 restore -o out -json file://$D/backup
@@ -275,6 +279,8 @@ replicate -once -config text.yml
 replicate -once -config empty.yml
 replicate -once -config exec.yml
 replicate -once -config logtype.yml
+replicate -once -config dir.yml
+replicate -once -config tree.yml
 replicate -once -exec true live.db file://$D/r
 replicate -once -log-level bogus live.db file://$D/r
 replicate -once -log-level error live.db file://$D/r
@@ -472,6 +478,26 @@ var daemonSessions = []session{
 		"restore -o out file://$D/backup",
 		"@remove out-txid",
 		"restore -f -o out file://$D/backup",
+	}},
+	{"watch", []string{
+		"@start replicate -config watch.yml", "@wait s",
+		"@wait watched.replica/w.db/ltx/0/0000000000000001-0000000000000001.ltx",
+		"@wait watched.replica/sub/x.db/ltx/0/0000000000000001-0000000000000001.ltx",
+		"list -socket s",
+		"@create watched/new.db",
+		"@wait watched.replica/new.db/ltx/0/0000000000000001-0000000000000001.ltx",
+		"@create watched/sub/newer.db",
+		"@wait watched.replica/sub/newer.db/ltx/0/0000000000000001-0000000000000001.ltx",
+		"sync -socket s -wait watched/new.db",
+		"stop -socket s watched/new.db",
+		"start -socket s watched/new.db",
+		"@remove watched/new.db",
+		"@listed !/new.db",
+		"sync -socket s -wait watched/new.db",
+		"register -socket s -replica file://$D/other.replica watched/other",
+		"@wait other.replica/ltx/0/0000000000000001-0000000000000001.ltx",
+		"list -socket s -json",
+		"@stop",
 	}},
 	{"one destination twice", daemonSteps(`
 		register -socket s -replica file://$D/live.replica second.db

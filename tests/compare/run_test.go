@@ -99,8 +99,15 @@ func (w *world) step(text string) output {
 		return w.stop()
 	case "@write": // a row into a database
 		writeRow(w.t, filepath.Join(w.dir, args[1]), "INSERT INTO t0 VALUES (4)")
+	case "@create": // a database
+		databaseStates(w.t, filepath.Join(w.dir, args[1]), 1)
 	case "@wait": // for a file
 		waitFor(w.t, text, func() bool { return exists(filepath.Join(w.dir, args[1])) })
+	case "@listed": // for words in the answer to GET /list; with ! for their end
+		words, gone := strings.CutPrefix(args[1], "!")
+		waitFor(w.t, text, func() bool {
+			return strings.Contains(w.request([]string{"GET", "/list", ""}).stdout, words) != gone
+		})
 	case "@said": // for words in the daemon's output
 		waitFor(w.t, text, func() bool { return strings.Contains(w.daemon.out.String()+w.daemon.err.String(), args[1]) })
 	case "@remove":
@@ -119,7 +126,7 @@ func (w *world) step(text string) output {
 // our environment that either program reads. Words NAME=value set variables.
 func (w *world) command(ctx context.Context, args []string) *exec.Cmd {
 	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "TZ=UTC", "LITESTREAM_CONFIG=missing.yml"}
-	for len(args) > 0 && regexp.MustCompile(`^[A-Z_]+=`).MatchString(args[0]) {
+	for len(args) > 0 && regexp.MustCompile(`^[A-Z0-9_]+=`).MatchString(args[0]) {
 		env, args = append(env, args[0]), args[1:]
 	}
 	cmd := exec.CommandContext(ctx, w.program, args...)

@@ -36,7 +36,11 @@ func newScene(t *testing.T, dir string) {
 	states := databaseStates(t, filepath.Join(dir, "app.db"), 3)
 	databaseStates(t, filepath.Join(dir, "live.db"), 1)
 	databaseStates(t, filepath.Join(dir, "second.db"), 1)
+	mkdir(t, filepath.Join(dir, "watched", "sub"))
 	databaseStates(t, filepath.Join(dir, "watched", "w.db"), 1)
+	databaseStates(t, filepath.Join(dir, "watched", "sub", "x.db"), 1)
+	databaseStates(t, filepath.Join(dir, "watched", "other"), 1)
+	writeFile(t, filepath.Join(dir, "watched", "text.db"), "this is no database, but has its name")
 	for i := range states {
 		txid := ltx.TXID(i + 1)
 		pages := changedPages(states[i], states[max(i-1, 0)])
@@ -74,6 +78,8 @@ func newScene(t *testing.T, dir string) {
 		"logtype.yml":           "logging: {type: bogus}\ndbs: []\n",
 		"unknown.yml":           "bogus: 1\ndbs:\n- path: app.db\n  bogus: 1\n  replica: {path: backup, bogus: 1}\n",
 		"dir.yml":               "dbs:\n- dir: watched\n  pattern: '*.db'\n  replica: {path: watched.replica}\n",
+		"tree.yml":              "dbs:\n- dir: watched\n  pattern: '*.db'\n  recursive: true\n  meta-dir: meta\n  replica: {path: watched.replica}\n",
+		"watch.yml":             "shutdown-sync-timeout: 1s\nsocket: {enabled: true, path: SCRATCH/s}\ndbs:\n- dir: watched\n  pattern: '*.db'\n  watch: true\n  recursive: true\n  monitor-interval: 50ms\n  meta-path: meta\n  replica: {path: watched.replica, sync-interval: 50ms}\n",
 		"socket.yml":            "shutdown-sync-timeout: 1s\nsocket: {enabled: true, path: SCRATCH/s}\ndbs:\n- path: live.db\n  monitor-interval: 50ms\n  replica: {path: live.replica, sync-interval: 50ms}\n- path: missing.db\n  monitor-interval: 50ms\n  replica: {path: missing.replica, sync-interval: 50ms}\n",
 		"none.yml":              "socket: {enabled: true, path: SCRATCH/s}\ndbs: []\n",
 		"pretty.yml":            "logging: {type: pretty}\ndbs:\n- path: live.db\n  replica: {path: live.replica}\n",
@@ -119,6 +125,17 @@ var badConfigurations = map[string]string{
 	"bad-both-replicas":    "dbs: [{path: a, replica: {path: y}, replicas: [{path: z}]}]\n",
 	"bad-no-replicas":      "dbs: [{path: a, replicas: []}]\n",
 	"bad-twice":            "dbs: [{path: a, replica: {path: y}}, {path: ./a, replica: {path: z}}]\n",
+	"bad-path-dir":         "dbs: [{path: a, dir: b, pattern: '*', replica: {path: y}}]\n",
+	"bad-no-pattern":       "dbs: [{dir: b, replica: {path: y}}]\n",
+	"bad-watch":            "dbs: [{path: a, watch: true, replica: {path: y}}]\n",
+	"bad-meta-dir":         "dbs: [{path: a, meta-dir: m, replica: {path: y}}]\n",
+	"bad-meta-both":        "dbs: [{dir: b, pattern: '*', meta-dir: m, meta-path: n, replica: {path: y}}]\n",
+	"bad-dir-missing":      "dbs: [{dir: nowhere, pattern: '*', replica: {path: y}}]\n",
+	"bad-dir-file":         "dbs: [{dir: app.db, pattern: '*', replica: {path: y}}]\n",
+	"bad-dir-empty":        "dbs: [{dir: empty, pattern: '*.db', replica: {path: y}}]\n",
+	"bad-dir-pattern":      "dbs: [{dir: watched, pattern: '[', replica: {path: y}}]\n",
+	"bad-dir-slash":        "dbs: [{dir: watched, pattern: 'a/*.db', replica: {path: y}}]\n",
+	"bad-dir-replica":      "dbs: [{dir: watched, pattern: '*.db'}]\n",
 	"bad-replica-interval": "dbs: [{path: a, replica: {path: y, sync-interval: 0}}]\n",
 	"bad-root-interval":    "sync-interval: -1s\ndbs: [{path: a, replica: {path: y}}]\n",
 	"bad-type":             "dbs: [{path: a, replica: {type: bogus, path: y}}]\n",
