@@ -2,6 +2,8 @@ package litestream
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -65,3 +67,47 @@ func (db *DB) LookWaits() bool { return db.st.lookAt.After(db.knobs.now()) }
 
 // CheckpointedAt returns when a checkpoint was tried last.
 func (db *DB) CheckpointedAt() time.Time { return db.st.ckpt.attempted }
+
+// ReadTwice reads a whole view of what is open twice, as a snapshot does after
+// a capture, calls during at page 100 of the first pass and between the passes,
+// and validates the view.
+func (db *DB) ReadTwice(ctx context.Context, during, between func()) error {
+	v, err := db.openView(ctx, db.spool())
+	if err != nil {
+		return err
+	}
+	read := func(do func()) error {
+		if err := v.Each(func(pgno uint32, _ []byte) error {
+			if pgno == 100 {
+				do()
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		return v.Validate(db.knobs.now())
+	}
+	err = read(during)
+	if err == nil {
+		between()
+		err = read(func() {})
+	}
+	return errors.Join(err, v.Close())
+}
+
+// LeanReasons lets n databases fail for one reason and returns how many errors
+// are kept.
+func LeanReasons(n uint32) int {
+	m := &MultiDBManager{reasons: make(map[uint32]*tenantFailure), commonReasons: make(map[string]error)}
+	kept := make(map[error]struct{})
+	for i := range n {
+		f := &tenantFailure{err: fmt.Errorf("%w: of %d", errNotSent, i)}
+		f.err = m.leanLocked("replica", f)
+		m.reasons[i] = f
+		kept[f.err] = struct{}{}
+		if class := failureClass(f.err); class != "replica" {
+			return -1
+		}
+	}
+	return len(kept)
+}

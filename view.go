@@ -3,6 +3,7 @@ package litestream
 import (
 	"errors"
 	"fmt"
+	"hash/crc64"
 	"io"
 	"os"
 	"time"
@@ -63,6 +64,12 @@ type View struct {
 	stop    func() error           // asked now and then during Each
 	release func() error           // ends the read transaction; nil if the caller does
 
+	// Of viewLocked, which no time stamps prove: what the main file was when the
+	// view was opened, and the checksum of the pages that were read from it.
+	print   wal.Print
+	mainSum uint64
+	summed  bool
+
 	buf      []byte // read-ahead of the main file
 	bufPgno  uint32 // first page in buf
 	bufPages uint32 // whole pages in buf
@@ -113,6 +120,7 @@ func openView(src viewSource) (*View, error) {
 		// The log that was copied may be that of another file.
 		return nil, errors.Join(fmt.Errorf("%w: file was replaced", errViewMoved), err, v.Close())
 	}
+	v.print = print
 	v.PageSize, v.PageN = hdr.PageSize, v.log.Frames.Commit
 	if v.log.Frames.CommitN == 0 {
 		v.PageN = hdr.PageCount(print.Size)
@@ -162,7 +170,7 @@ func (v *View) checkStill(now time.Time) error {
 func (v *View) Validate(now time.Time) error {
 	switch v.kind {
 	case viewLocked:
-		return nil
+		return v.checkLocked()
 	case viewSliced:
 		return v.slices.end()
 	default:
@@ -177,24 +185,50 @@ func (v *View) Validate(now time.Time) error {
 	return v.checkStill(now)
 }
 
-// ReadPage fills buf, exactly one page, with page pgno. A page that SQLite
-// allocated and never wrote reads as zeros, as it does for SQLite.
-func (v *View) ReadPage(pgno uint32, buf []byte) error {
-	if ok, err := v.log.Frames.ReadPage(pgno, buf); err != nil || ok {
-		return err
+// checkLocked reads the main file again if it was written to. Below a read
+// transaction a checkpoint writes pages that the log holds, which were not read
+// from there; whoever writes others has no regard for locks, such as cp.
+func (v *View) checkLocked() error {
+	print, err := sqlitefile.StatFile(v.main)
+	if err != nil {
+		return fmt.Errorf("stat database: %w", err)
+	}
+	if !v.summed || print == v.print {
+		return nil
+	}
+	v.bufPages = 0
+	return v.Each(func(uint32, []byte) error { return nil })
+}
+
+// sumMain takes note of what a whole pass has read from the main file. The next
+// pass must have read the same.
+func (v *View) sumMain(sum uint64) error {
+	if v.summed && sum != v.mainSum {
+		return fmt.Errorf("%w, and below a read transaction: it was written over", errViewMoved)
+	}
+	v.mainSum, v.summed = sum, true
+	return nil
+}
+
+// readPage fills buf, exactly one page, with page pgno, and reports whether the
+// log holds it. A page that SQLite allocated and never wrote reads as zeros, as
+// it does for SQLite.
+func (v *View) readPage(pgno uint32, buf []byte) (logged bool, err error) {
+	if logged, err = v.log.Frames.ReadPage(pgno, buf); err != nil || logged {
+		return logged, err
 	}
 	if pgno < v.bufPgno || pgno >= v.bufPgno+v.bufPages {
 		if err := v.fill(pgno); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if pgno >= v.bufPgno+v.bufPages {
 		clear(buf)
-		return nil
+		return false, nil
 	}
 	off := int(pgno-v.bufPgno) * int(v.PageSize)
 	copy(buf, v.buf[off:])
-	return nil
+	return false, nil
 }
 
 const viewReadAhead = 256 << 10
@@ -230,6 +264,7 @@ const stopEvery = 256
 func (v *View) Each(fn func(pgno uint32, page []byte) error) error {
 	buf := make([]byte, v.PageSize)
 	lock := ltx.LockPgno(v.PageSize)
+	var sum uint64
 	for pgno := uint32(1); pgno <= v.PageN; pgno++ {
 		if pgno == lock {
 			continue
@@ -239,8 +274,12 @@ func (v *View) Each(fn func(pgno uint32, page []byte) error) error {
 				return fmt.Errorf("read database: %w", err)
 			}
 		}
-		if err := v.ReadPage(pgno, buf); err != nil {
+		logged, err := v.readPage(pgno, buf)
+		if err != nil {
 			return err
+		}
+		if v.kind == viewLocked && !logged {
+			sum = crc64.Update(sum, crcTable, buf)
 		}
 		if err := fn(pgno, buf); err != nil {
 			return err
@@ -250,6 +289,9 @@ func (v *View) Each(fn func(pgno uint32, page []byte) error) error {
 				return err
 			}
 		}
+	}
+	if v.kind == viewLocked {
+		return v.sumMain(sum)
 	}
 	return nil
 }
