@@ -84,6 +84,7 @@ type MultiDBManager struct {
 	queue          promotionQueue
 	hot            map[uint32]*DynamicDB
 	reasons        map[uint32]*tenantFailure
+	commonReasons  map[string]error  // by class: of one of those databases
 	unsent         map[uint32]error  // why uploads of hot databases fail
 	paths          map[uint64]uint32 // replica paths, where the template does not keep them apart
 	upkeep         *upkeepQueue
@@ -141,6 +142,7 @@ func NewMultiDBManager(cfg MultiDBConfig, store *Store, clients TenantClients) (
 		table:             newDBTable(),
 		hot:               make(map[uint32]*DynamicDB),
 		reasons:           make(map[uint32]*tenantFailure),
+		commonReasons:     make(map[string]error),
 		unsent:            make(map[uint32]error),
 		upkeep:            newUpkeepQueue(),
 		underway:          make(map[uint32]*upkeepRun),

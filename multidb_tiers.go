@@ -365,6 +365,31 @@ func (m *MultiDBManager) failed(d *DynamicDB, reason, closeErr error) {
 	m.dispatch()
 }
 
+// ownReasons is how many databases that failed keep an error of their own. An
+// outage lets all fail at once, and an error weighs more than ten records.
+const ownReasons = 1000
+
+// leanLocked returns an error to keep in place of err, which may be that of
+// another database that failed for the same class of reasons.
+func (m *MultiDBManager) leanLocked(class string, f *tenantFailure) error {
+	common := m.commonReasons[class]
+	switch {
+	case f.lasting:
+		return f.err
+	case common == nil, len(m.reasons) < ownReasons:
+		m.commonReasons[class] = &commonError{f.err}
+		return f.err
+	default:
+		return common
+	}
+}
+
+// commonError is why many databases failed; it was met at one of them.
+type commonError struct{ err error }
+
+func (e *commonError) Error() string { return "as another database: " + e.err.Error() }
+func (e *commonError) Unwrap() error { return e.err }
+
 // failLocked leaves a database alone for a while.
 func (m *MultiDBManager) failLocked(i uint32, f *tenantFailure) {
 	s := m.table.At(i)
@@ -377,6 +402,7 @@ func (m *MultiDBManager) failLocked(i uint32, f *tenantFailure) {
 	if old == nil || failureClass(old.err) != class {
 		m.logger.Warn("database is not replicated", "db", m.table.Path(i), "reason", class, "error", f.err)
 	}
+	f.err = m.leanLocked(class, f)
 	m.reasons[i] = f
 	s.state = TenantFailed
 	m.metrics.failed(class)

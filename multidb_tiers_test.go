@@ -263,3 +263,12 @@ func TestTenantMap_Distinct(t *testing.T) {
 		}
 	}
 }
+
+// An outage lets all databases fail: what is kept of the reasons is bounded.
+func TestLeanReasons(t *testing.T) {
+	for n, want := range map[uint32]int{1: 1, 1000: 1000, 50_000: 1001} {
+		if got := LeanReasons(n); got != want {
+			t.Errorf("%d databases failed: %d errors kept, want %d", n, got, want)
+		}
+	}
+}
