@@ -59,7 +59,7 @@ bench-fleet: build upstream ## 1k, 10k and 100k databases on one host, upstream 
 
 .PHONY: compare
 compare: upstream ## the same command lines with upstream and ours: every difference, and why
-	@cd tests/compare && go test -count=1 -run '^TestCompare$$' . -args -show
+	@cd tests/compare && go test -count=1 -run '^TestCompare$$' -args -show
 
 .PHONY: cross
 cross: ## vet and compile for linux/arm64 and macOS, as far as goes here
