@@ -48,7 +48,7 @@ func TestCompactor_Problems(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var levels [litestream.SnapshotLevel + 1][]*ltx.FileInfo
-			for _, f := range strings.Fields(tt.files) {
+			for f := range strings.FieldsSeq(tt.files) {
 				info := &ltx.FileInfo{}
 				f, age, _ := strings.Cut(f, "@")
 				var hours int

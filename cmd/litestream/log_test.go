@@ -76,18 +76,20 @@ func TestNewLogger_Pretty(t *testing.T) {
 	logger.Log(ctx, levelTrace, "t")
 	logger.Debug("d", "empty", "", "odd", "a\x1b[2Jb", "quote", `a"b`)
 	logger = logger.With("system", "store")
-	logger.Info("two words", "wait", time.Second, slog.Group("txid", "min", 1, "max", 2), slog.Attr{})
+	logger.Info("two words", "wait", time.Second, slog.Group("txid", "min", 1, "max", 2))
+	logger.LogAttrs(ctx, slog.LevelInfo, "none", slog.Attr{})
 	logger.WithGroup("g").With("a", 1).Warn("w", "at", time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC))
 	logger.Error("e", "error", errors.New("no room"), "key", secret("geheim"))
 	want := `TRC t
 DBG d empty="" odd="a\x1b[2Jb" quote="a\"b"
 INF two words system=store wait=1s txid.min=1 txid.max=2
+INF none system=store
 WRN w system=store g.a=1 g.at=2026-01-02T03:04:05.006Z
 ERR e system=store error="no room" key=***
 `
 	lines := regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d `)
-	if n := len(lines.FindAllString(buf.String(), -1)); n != 5 {
-		t.Errorf("%d lines begin with a time, want 5", n)
+	if n := len(lines.FindAllString(buf.String(), -1)); n != 6 {
+		t.Errorf("%d lines begin with a time, want 6", n)
 	}
 	if diff := cmp.Diff(want, lines.ReplaceAllString(buf.String(), "")); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)

@@ -462,3 +462,105 @@ func TestReplicate_MetricsAddressTaken(t *testing.T) {
 		t.Fatalf("got %+v", got)
 	}
 }
+
+// TestReplicate_Heartbeat holds that the keys reach the heartbeat, and that a
+// single pass sends none.
+func TestReplicate_Heartbeat(t *testing.T) {
+	dir := testFolder(t)
+	writeFile(t, filepath.Join(dir, "c.yml"), "heartbeat-url: https://u:geheim@127.0.0.1:1/geheim?geheim\nheartbeat-interval: 90s")
+	const want = `msg="starting heartbeat monitor" system=store url=https://127.0.0.1:1/*** interval=1m30s`
+	for _, once := range []bool{false, true} {
+		r := newReplicateRun()
+		args := []string{"-config", "c.yml"}
+		if once {
+			args = append(args, "-once")
+		} else {
+			go func() {
+				<-r.runner.opened
+				r.signals <- syscall.SIGTERM
+			}()
+		}
+		got := r.run(t.Context(), args...)
+		if got.code != 0 || strings.Contains(got.stdout, want) == once || strings.Contains(got.stdout+got.stderr, "geheim") {
+			t.Errorf("%s: %+v", args, got)
+		}
+	}
+}
+
+// TestReplicate_ExecSyncsLast holds that what a child wrote is replicated when
+// it ended, however soon and with whatever status; and how commands are split.
+func TestReplicate_ExecSyncsLast(t *testing.T) {
+	for _, tt := range []struct {
+		name, exec string
+		code       int
+		stderr     string
+	}{
+		{"Ok", "cp made.db app.db", 0, ""},
+		{"Quotes", `sh -c "cp 'made.db' \"app.db\""`, 0, ""},
+		{"Backslash", `cp made\.db app.db`, 0, ""},
+		{"NoVariables", `sh -c 'test "$0" = "\$HOME" && cp made.db app.db' $HOME`, 0, ""},
+		{"Status", "sh -c 'cp made.db app.db; exit 3'", 1, "Error: exit status 3\n"},
+		{"Signal", "sh -c 'cp made.db app.db; kill -TERM $$'", 1, "Error: signal: terminated\n"},
+		{"NotFound", "no-such-program-here", 1, "Error: cannot start exec command: exec: \"no-such-program-here\": executable file not found in $PATH\n"},
+		{"NotExecutable", "./made.db", 1, "Error: cannot start exec command: fork/exec ./made.db: permission denied\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := testFolder(t)
+			makeDatabase(t, dir+"/made.db", 3)
+			var stdout, stderr lockedBuffer
+			a := &app{stdout: &stdout, stderr: &stderr, signals: noSignals, newRunner: newStore}
+			code := a.main(t.Context(), []string{"replicate", "-exec", tt.exec, "app.db", "file://" + dir + "/replica"})
+			if code != tt.code || stderr.String() != tt.stderr {
+				t.Errorf("status %d, %q; want %d, %q\n%s", code, stderr.String(), tt.code, tt.stderr, stdout.String())
+			}
+			if _, err := os.Stat("app.db"); err != nil {
+				return
+			}
+			if got := runCommand(t, "restore", "-o", "out", "file://"+dir+"/replica"); got.code != 0 || countRows(t, "out") != 3 {
+				t.Errorf("restore: %+v", got)
+			}
+		})
+	}
+}
+
+// TestReplicate_Socket holds that the control socket lies where the file says,
+// with the permissions that it says, and goes away.
+func TestReplicate_Socket(t *testing.T) {
+	dir := testFolder(t)
+	for _, tt := range []struct {
+		keys string
+		want string // of the socket; empty: there is none
+	}{
+		{"enabled: true, path: s.sock", "Srw-------"},
+		{"enabled: true, path: s.sock, permissions: 0660", "Srw-rw----"},
+		{"enabled: false, path: s.sock", ""},
+	} {
+		writeFile(t, filepath.Join(dir, "c.yml"), "socket: {"+tt.keys+"}")
+		var stdout, stderr lockedBuffer
+		signals := make(chan os.Signal, 1)
+		a := &app{
+			stdout: &stdout, stderr: &stderr, newRunner: newStore,
+			signals: func() (<-chan os.Signal, func()) { return signals, func() {} },
+		}
+		done := make(chan int, 1)
+		go func() { done <- a.main(t.Context(), []string{"replicate", "-config", "c.yml"}) }()
+		line := "control socket listening"
+		if tt.want == "" {
+			line = "no databases specified"
+		}
+		for !strings.Contains(stdout.String(), line) && len(done) == 0 {
+			<-time.NewTimer(5 * time.Millisecond).C
+		}
+		got := ""
+		if fi, err := os.Stat("s.sock"); err == nil {
+			got = fi.Mode().String()
+		}
+		signals <- syscall.SIGTERM
+		if code := <-done; code != 0 || got != tt.want {
+			t.Errorf("%s: socket %q, want %q; status %d, %s%s", tt.keys, got, tt.want, code, stdout.String(), stderr.String())
+		}
+		if _, err := os.Stat("s.sock"); err == nil {
+			t.Errorf("%s: the socket is left", tt.keys)
+		}
+	}
+}
