@@ -524,8 +524,16 @@ func (db *DB) openView(ctx context.Context, opt wal.Options) (*View, error) {
 		return db.openTenantView(ctx, opt)
 	}
 	src := db.viewSource(ctx, opt, viewQuiet)
-	if db.st.handle.pinned {
+	switch {
+	case db.st.handle.pinned:
 		src.kind = viewLocked
+	case db.st.moved > 0:
+		// It was touched a moment ago. The next look need not wait for times of
+		// two seconds where the file system stores finer ones.
+		var err error
+		if src.margin, err = db.clockMargin(); err != nil {
+			return nil, err
+		}
 	}
 	return openDBView(src)
 }

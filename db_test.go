@@ -10,9 +10,11 @@ import (
 	"time"
 
 	_ "github.com/mattn/go-sqlite3"
+	"github.com/superfly/ltx"
 
 	litestream "github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/file"
+	"github.com/benbjohnson/litestream/internal/sqlitefile"
 )
 
 // openApp opens a database as an application would.
@@ -159,6 +161,32 @@ func makeRested(tb testing.TB, path string) {
 	mustExec(tb, app, "CREATE TABLE t (x)")
 	if err := app.Close(); err != nil {
 		tb.Fatal(err)
+	}
+}
+
+// A database that was made and closed a moment ago is captured by the second
+// look where the file system stamps each write with a fine clock.
+func TestDB_JustClosed(t *testing.T) {
+	dir := t.TempDir()
+	if fine, err := sqlitefile.FineClock(dir); err != nil || !fine {
+		t.Skipf("the file system's clock is coarse: %v", err)
+	}
+	path := filepath.Join(dir, "db")
+	db := replicated(t, path, filepath.Join(dir, "replica"))
+	if err := db.Replica.Sync(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	makeRested(t, path)
+	now := time.Now()
+	db.SetClock(func() time.Time { return now })
+	for look := range 2 {
+		if err := db.Sync(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := db.Pos().TXID, ltx.TXID(look); got != want {
+			t.Errorf("at %s after look %d, want %s", got, look+1, want)
+		}
+		now = now.Add(time.Second)
 	}
 }
 
