@@ -32,8 +32,8 @@ const DefaultPinnedDatabases = 1000
 
 // A Store replicates many databases on bounded pools of workers: no goroutine,
 // timer or connection belongs to one database alone. The exported fields are
-// settings; they must not change after Open. Its methods are safe for
-// concurrent use.
+// settings, which after Open only Reconfigure may change. Its methods are safe
+// for concurrent use.
 type Store struct {
 	Levels                   CompactionLevels
 	SnapshotInterval         time.Duration
@@ -66,6 +66,8 @@ type Store struct {
 	wg          sync.WaitGroup
 
 	knobs knob.Store
+
+	live atomic.Pointer[StoreSettings] // in force since prepare
 
 	changing keyedLock // by path; who starts, stops or removes a database
 
@@ -166,6 +168,7 @@ func (s *Store) prepare(ctx context.Context) error {
 	if err := s.Levels.Validate(); err != nil {
 		return err
 	}
+	s.live.Store(s.fields())
 	s.resources = NewSharedResourceManager(ResourceLimits{
 		MonitorWorkers: s.MonitorWorkers, SnapshotWorkers: s.SnapshotWorkers, ReplicaWorkers: s.ReplicaWorkers,
 		Connections: s.Connections, Descriptors: s.ConnectionDescriptors, ConnectionIdleTimeout: s.ConnectionIdleTimeout,
@@ -258,9 +261,8 @@ func (s *Store) share(m *managedDB, shared *sharedState) {
 
 func (s *Store) newCompactor(db *DB) *Compactor {
 	c := NewCompactor(db.Replica.Client, db.Logger)
-	c.Path, c.Levels = db.Path(), s.Levels
-	c.L0Retention, c.SnapshotRetention = s.L0Retention, s.SnapshotRetention
-	c.RetentionEnabled = s.RetentionEnabled
+	c.Path = db.Path()
+	c.reconfigure(s.Settings())
 	c.StagingDir = db.MetaPath()
 	s.tuneCompactor(c)
 	c.LocalFile = func(level int, minTXID, maxTXID ltx.TXID) (io.ReadCloser, error) {
@@ -346,7 +348,7 @@ func (s *Store) Close(ctx context.Context) error {
 		s.Logger.Debug("maintenance was left for the next start", "error", err)
 	}
 	// An upload that hangs gets no more time than the last one.
-	defer time.AfterFunc(s.ShutdownSyncTimeout, s.stopUploads).Stop()
+	defer time.AfterFunc(s.Settings().ShutdownSyncTimeout, s.stopUploads).Stop()
 	defer s.stopUploads()
 	closed := make([]bool, len(dbs))
 	errs := make([]error, len(dbs))

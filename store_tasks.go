@@ -155,7 +155,7 @@ func (s *Store) uploaded(m *managedDB, info *ltx.FileInfo) {
 
 // scheduleLevel makes the compaction into a level due at its next boundary.
 func (s *Store) scheduleLevel(m *managedDB, level int) {
-	lvl := s.Levels.Level(level)
+	lvl := s.Settings().Levels.Level(level)
 	if lvl == nil {
 		return
 	}
@@ -198,7 +198,7 @@ func (s *Store) maintenanceFailed(ctx context.Context, m *managedDB, err error, 
 // runL0Retention deletes level-0 files that level 1 covers, and comes back
 // while there are some that are only too young.
 func (s *Store) runL0Retention(ctx context.Context, m *managedDB) {
-	if err := m.db.flushLedger(ctx, s.L0Retention/2); err != nil {
+	if err := m.db.flushLedger(ctx, s.Settings().L0Retention/2); err != nil {
 		s.maintenanceFailed(ctx, m, err, "retention enforcement failed", taskL0Retention)
 		return
 	}
@@ -211,15 +211,15 @@ func (s *Store) runL0Retention(ctx context.Context, m *managedDB) {
 		m.db.Logger.Info("l0 retention enforced", "db", m.db.Path(), "files", n)
 	}
 	if at, ok := m.compactor.NextL0Retention(); ok {
-		s.sched.at(at.Add(s.L0RetentionCheckInterval), m, taskL0Retention)
+		s.sched.at(at.Add(s.Settings().L0RetentionCheckInterval), m, taskL0Retention)
 	}
 }
 
 // runSnapshot takes a snapshot if one is due, enforces retention, and
 // schedules the next.
 func (s *Store) runSnapshot(ctx context.Context, m *managedDB) {
-	now := time.Now()
-	due, err := m.compactor.SnapshotDue(ctx, m.db.stage.ackedTXID(), s.SnapshotInterval)
+	now, interval := time.Now(), s.Settings().SnapshotInterval
+	due, err := m.compactor.SnapshotDue(ctx, m.db.stage.ackedTXID(), interval)
 	if err == nil && due {
 		err = s.snapshot(ctx, m)
 	}
@@ -233,8 +233,8 @@ func (s *Store) runSnapshot(ctx context.Context, m *managedDB) {
 		s.maintenanceFailed(ctx, m, err, "snapshot failed", taskSnapshot)
 		return
 	}
-	lvl := CompactionLevel{Level: SnapshotLevel, Interval: s.SnapshotInterval}
-	s.sched.at(lvl.nextAt(now, phase(m.db.Path(), s.SnapshotInterval)), m, taskSnapshot)
+	lvl := CompactionLevel{Level: SnapshotLevel, Interval: interval}
+	s.sched.at(lvl.nextAt(now, phase(m.db.Path(), interval)), m, taskSnapshot)
 }
 
 // errPositionGone means that the position of a staged snapshot never reached
@@ -312,8 +312,9 @@ func (s *Store) finalSync(ctx context.Context, m *managedDB) error {
 	}
 	// What is captured is safe on this host, so that the storage's time does
 	// not bound it.
-	local, deadline := ctx, time.Now().Add(s.ShutdownSyncTimeout)
-	if s.ShutdownSyncTimeout > 0 {
+	set := s.Settings()
+	local, deadline := ctx, time.Now().Add(set.ShutdownSyncTimeout)
+	if set.ShutdownSyncTimeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, deadline)
 		defer cancel()
@@ -335,8 +336,8 @@ func (s *Store) finalSync(ctx context.Context, m *managedDB) error {
 		if err == nil {
 			return captured
 		}
-		if s.ShutdownSyncTimeout <= 0 || time.Now().Add(s.ShutdownSyncInterval).After(deadline) ||
-			!sleep(ctx, s.ShutdownSyncInterval) {
+		if set.ShutdownSyncTimeout <= 0 || time.Now().Add(set.ShutdownSyncInterval).After(deadline) ||
+			!sleep(ctx, set.ShutdownSyncInterval) {
 			err = errors.Join(err, captured)
 			break
 		}
