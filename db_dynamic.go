@@ -330,7 +330,7 @@ func (d *DynamicDB) settle() {
 		d.letGoStopped(ctx)
 		return
 	}
-	switch decideTier(d.facts(), d.fleet.cfg.HotDuration) {
+	switch decideTier(d.facts(), d.fleet.cfg().HotDuration) {
 	case tierStay:
 	case tierCool:
 		if !d.fleet.looksAgain() && !d.current() {

@@ -93,7 +93,7 @@ func (m *MultiDBManager) CheckHealth(maxAge time.Duration) error {
 	switch {
 	case !m.bound:
 		return errors.New("the replica of multi-db could not be reached yet")
-	case now.Sub(m.scans.last) > max(maxAge, 2*m.cfg.ScanInterval):
+	case now.Sub(m.scans.last) > max(maxAge, 2*m.cfg().ScanInterval):
 		return fmt.Errorf("no scan ended since %s", m.scans.last.UTC().Format(time.RFC3339))
 	}
 	horizon := secondsOf(now.Add(-maxAge))

@@ -33,11 +33,12 @@ func (m *MultiDBManager) Store() *Store { return m.store }
 
 // Covers reports whether a pattern stands for a path, and which.
 func (m *MultiDBManager) Covers(path string) (pattern string, ok bool) {
-	t, err := m.tenants.Lookup(path)
+	set := m.live.Load()
+	t, err := set.tenants.Lookup(path)
 	if errors.Is(err, ErrNoTenant) {
 		return "", false
 	}
-	return m.cfg.Patterns[t.Pattern], true
+	return set.cfg.Patterns[t.Pattern], true
 }
 
 // Tenant returns what is known of a database found by pattern. The error is
@@ -120,7 +121,7 @@ func (m *MultiDBManager) admit(path string) (uint32, error) {
 	if ok {
 		return i, nil
 	}
-	if _, err := m.tenants.Lookup(path); err != nil {
+	if _, err := m.tenants().Lookup(path); err != nil {
 		return 0, m.notFound(path)
 	}
 	st, err := os.Lstat(path)

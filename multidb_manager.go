@@ -30,7 +30,7 @@ type TenantClients struct {
 // A MultiDBManager replicates all databases that match patterns. It scans for
 // changed ones, opens as many at a time as may be hot, lets go of those that
 // are replicated, and keeps a record of the others. The exported fields are
-// settings; they must not change after Open. Its methods are safe for
+// settings, which after Open only Reconfigure may change. Its methods are safe for
 // concurrent use.
 type MultiDBManager struct {
 	Levels            CompactionLevels
@@ -46,11 +46,10 @@ type MultiDBManager struct {
 	Metrics            *AggregatedMetrics // nil counts nothing
 	Logger             *slog.Logger
 
-	cfg       MultiDBConfig
+	live      atomic.Pointer[fleetSettings]
 	store     *Store
 	clients   TenantClients
-	tenants   *TenantMap
-	scanner   *scan.Scanner
+	scanner   *scan.Scanner // used by the loop alone
 	reg       *registry.Registry
 	mode      *tenantMode
 	shared    *sharedState
@@ -59,7 +58,6 @@ type MultiDBManager struct {
 	logLimit  *loglimit.Handler // what is said of each of many databases
 	now       func() time.Time
 	startedAt time.Time
-	upkeeper  *tenantMaintainer
 	knobs     knob.Fleet
 
 	run    context.Context // of everything; done when Close ran out of patience
@@ -70,6 +68,8 @@ type MultiDBManager struct {
 	rounds rounds        // of the loop, and files that scans looked at
 	// scanAsked is for who wants to wait for a scan. The loop closes what it is sent.
 	scanAsked chan chan<- struct{}
+	// swapAsked is for who changes the settings.
+	swapAsked chan settingsSwap
 
 	bindDelay backoff.Backoff // used by the loop alone, like bindLog
 	bindLog   backoff.Limiter
@@ -116,13 +116,11 @@ func NewMultiDBManager(cfg MultiDBConfig, store *Store, clients TenantClients) (
 	if err != nil {
 		return nil, err
 	}
-	scanCfg := tenants.ScanConfig()
-	scanCfg.Cache = true
-	scanner, err := scan.New(scanCfg)
+	scanner, err := tenants.scanner()
 	if err != nil {
 		return nil, err
 	}
-	return &MultiDBManager{
+	m := &MultiDBManager{
 		Levels:            DefaultCompactionLevels(),
 		SnapshotInterval:  DefaultSnapshotInterval,
 		SnapshotRetention: DefaultSnapshotRetention,
@@ -130,15 +128,14 @@ func NewMultiDBManager(cfg MultiDBConfig, store *Store, clients TenantClients) (
 		RetentionEnabled:  true,
 		SyncInterval:      DefaultSyncInterval,
 		Logger:            slog.New(slog.DiscardHandler),
-		cfg:               cfg,
 		store:             store,
 		clients:           clients,
-		tenants:           tenants,
 		scanner:           scanner,
 		now:               time.Now,
 		wake:              make(chan struct{}, 1),
 		rounds:            newRounds(),
 		scanAsked:         make(chan chan<- struct{}),
+		swapAsked:         make(chan settingsSwap),
 		table:             newDBTable(),
 		hot:               make(map[uint32]*DynamicDB),
 		reasons:           make(map[uint32]*tenantFailure),
@@ -149,7 +146,9 @@ func NewMultiDBManager(cfg MultiDBConfig, store *Store, clients TenantClients) (
 		upkeepFailures:    make(map[uint32]uint8),
 		idle:              make(chan struct{}),
 		bindDelay:         backoff.Backoff{Min: time.Second, Max: maxTenantRetryIfIn},
-	}, nil
+	}
+	m.live.Store(&fleetSettings{cfg: cfg, tenants: tenants})
+	return m, nil
 }
 
 // Open begins to replicate: the databases of the store, and all that match the
@@ -195,7 +194,7 @@ func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
 	m.logLimit = loglimit.New(m.Logger.Handler(), m.now)
 	m.logger = slog.New(m.logLimit)
 	m.run, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	if m.reg, err = registry.Open(ctx, m.cfg.StateDir, registry.Options{Logger: m.logger, BootID: m.bootID()}); err != nil {
+	if m.reg, err = registry.Open(ctx, m.cfg().StateDir, registry.Options{Logger: m.logger, BootID: m.bootID()}); err != nil {
 		return err
 	}
 	defer func() {
@@ -203,16 +202,18 @@ func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
 			err = errors.Join(err, m.reg.Close(ctx, false))
 		}
 	}()
-	if err := sweepStaging(m.cfg.StateDir); err != nil {
+	if err := sweepStaging(m.cfg().StateDir); err != nil {
 		return err
 	}
 	m.mode = &tenantMode{
-		connections: m.store.resources.Connections, metrics: m.metrics, stateDir: m.cfg.StateDir,
-		checkpoint: m.cfg.Checkpoint == MultiDBCheckpointPassive,
+		connections: m.store.resources.Connections, metrics: m.metrics, stateDir: m.cfg().StateDir,
+		checkpoint: m.cfg().Checkpoint == MultiDBCheckpointPassive,
 		staged:     ltxfile.NewMemoryBudget(stagedMemory),
 	}
-	m.shared = m.store.resources.tenants(m.cfg.MaxStagedBytes)
-	m.upkeeper = m.maintainer()
+	m.shared = m.store.resources.tenants(m.cfg().MaxStagedBytes)
+	set := *m.live.Load()
+	set.upkeeper = m.maintainer(m.fields())
+	m.live.Store(&set)
 	if err := m.clients.Root.Init(ctx); err != nil {
 		return fmt.Errorf("init replica: %w", err)
 	}
@@ -238,7 +239,7 @@ const (
 func (m *MultiDBManager) loop(ctx context.Context) {
 	tick := time.NewTicker(tickInterval)
 	defer tick.Stop()
-	next := time.NewTimer(m.cfg.ScanInterval)
+	next := time.NewTimer(m.cfg().ScanInterval)
 	defer next.Stop()
 	for {
 		select {
@@ -247,10 +248,17 @@ func (m *MultiDBManager) loop(ctx context.Context) {
 		case <-next.C:
 			began := m.now()
 			m.scan(ctx)
-			next.Reset(max(m.cfg.ScanInterval-m.now().Sub(began), m.cfg.ScanInterval/10))
+			next.Reset(max(m.cfg().ScanInterval-m.now().Sub(began), m.cfg().ScanInterval/10))
 		case done := <-m.scanAsked:
 			m.scan(ctx)
 			close(done)
+		case swap := <-m.swapAsked:
+			busy := m.swap(swap.to, swap.scanner)
+			if len(busy) == 0 {
+				m.scan(ctx)
+				next.Reset(m.cfg().ScanInterval)
+			}
+			swap.done <- busy
 		case <-tick.C:
 			m.tick(ctx)
 		case <-m.wake:

@@ -153,6 +153,13 @@ func (m *TenantMap) ScanConfig() scan.Config {
 	return cfg
 }
 
+// scanner returns a scanner for the files of the patterns that remembers folders.
+func (m *TenantMap) scanner() (*scan.Scanner, error) {
+	cfg := m.ScanConfig()
+	cfg.Cache = true
+	return scan.New(cfg)
+}
+
 // Lookup returns the database of an absolute, clean path, whether it exists or
 // not. The error is ErrNoTenant, or ErrReplicaPathTooLong.
 func (m *TenantMap) Lookup(file string) (Tenant, error) {

@@ -125,7 +125,7 @@ func (m *MultiDBManager) discoverLocked(e *scan.Entry, fp sqlitefile.Fingerprint
 // placeLocked finds out where a database's replica lies, and that it has it
 // for itself.
 func (m *MultiDBManager) placeLocked(i uint32) error {
-	t, err := m.tenants.Lookup(m.table.Path(i))
+	t, err := m.tenants().Lookup(m.table.Path(i))
 	if err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func (m *MultiDBManager) collisions() error {
 // forgetLocked removes a record.
 func (m *MultiDBManager) forgetLocked(i uint32) {
 	if m.paths != nil {
-		if t, err := m.tenants.Lookup(m.table.Path(i)); err == nil {
+		if t, err := m.tenants().Lookup(m.table.Path(i)); err == nil {
 			if h := maphash.String(replicaPathSeed, t.ReplicaPath); m.paths[h] == i {
 				delete(m.paths, h)
 			}
@@ -229,7 +229,7 @@ func (m *MultiDBManager) goneLocked(i uint32, s *DBState, now time.Time) bool {
 	m.queue.Remove(i)
 	delete(m.reasons, i)
 	s.state, s.changedAt, s.since = TenantGone, 0, secondsOf(now)
-	m.upkeep.set(i, earliest(m.upkeep.at(i), deletedDue(now, m.cfg.DeletedRetention)))
+	m.upkeep.set(i, earliest(m.upkeep.at(i), deletedDue(now, m.cfg().DeletedRetention)))
 	m.put(m.recordLocked(i), nil)
 	return true
 }
@@ -246,7 +246,7 @@ func (m *MultiDBManager) watchHot() {
 	m.mu.Unlock()
 	n := 0
 	for _, d := range open {
-		if d.watch(max(lookPatience, 2*m.cfg.ScanInterval)) {
+		if d.watch(max(lookPatience, 2*m.cfg().ScanInterval)) {
 			n++
 		}
 	}
@@ -270,7 +270,7 @@ func (m *MultiDBManager) warnUnmatched(res scan.Result) {
 			continue
 		}
 		m.scans.unmatched[p] = now
-		m.logger.Warn("pattern matches no file", "pattern", m.cfg.Patterns[p])
+		m.logger.Warn("pattern matches no file", "pattern", m.cfg().Patterns[p])
 	}
 }
 

@@ -46,7 +46,7 @@ func (m *MultiDBManager) bind(ctx context.Context) error {
 // identity is that of the folder of all replicas and the way they lie in it.
 func (m *MultiDBManager) identity() [32]byte {
 	root := ReplicaIdentity(m.clients.Root)
-	return sha256.Sum256(append(root[:], m.cfg.ReplicaPath...))
+	return sha256.Sum256(append(root[:], m.cfg().ReplicaPath...))
 }
 
 // epoch returns the replica's mark, which it makes if there is none. empty says
@@ -114,7 +114,7 @@ func (m *MultiDBManager) distrustLocked() {
 func (m *MultiDBManager) load(ctx context.Context) error {
 	info := m.reg.Info()
 	m.sameBoot = info.SameBoot || info.Fresh
-	if !m.tenants.distinct() {
+	if !m.tenants().distinct() {
 		m.paths = make(map[uint64]uint32)
 	}
 	unwanted := make(map[uint32]string)
@@ -132,7 +132,7 @@ func (m *MultiDBManager) load(ctx context.Context) error {
 	}
 	for id, path := range unwanted {
 		m.reg.Delete(id)
-		if err := removeTenantLedger(m.cfg.StateDir, path); err != nil {
+		if err := removeTenantLedger(m.cfg().StateDir, path); err != nil {
 			m.logger.Warn("remove page ledger of a forgotten database", "db", path, "error", err)
 		}
 	}
@@ -175,7 +175,7 @@ func (m *MultiDBManager) loadLocked(rec *registry.Record, info registry.Info, no
 	case TenantGone:
 		s.state, s.since = TenantGone, secondsOf(rec.GoneAt)
 		s.set(tenantDoomed, rec.State&recordDoomed != 0)
-		m.upkeep.set(i, earliest(rec.Due, deletedDue(rec.GoneAt, m.cfg.DeletedRetention)))
+		m.upkeep.set(i, earliest(rec.Due, deletedDue(rec.GoneAt, m.cfg().DeletedRetention)))
 		s.set(tenantDeleted, true)
 	default: // it is looked at as if it were new
 	}

@@ -9,9 +9,9 @@ import (
 func (m *MultiDBManager) stats() FleetStats {
 	now := m.now()
 	st := FleetStats{
-		HotLimit: m.cfg.MaxHotDatabases, Databases: make(map[FleetState]int), Failed: make(map[string]int),
+		HotLimit: m.cfg().MaxHotDatabases, Databases: make(map[FleetState]int), Failed: make(map[string]int),
 		Pools: m.store.resources.pools(), Connections: m.store.resources.connections(),
-		StagedBytes: m.shared.staged.used.Load(), StagedLimit: m.cfg.MaxStagedBytes,
+		StagedBytes: m.shared.staged.used.Load(), StagedLimit: m.cfg().MaxStagedBytes,
 	}
 	for s := TenantUnknown; s <= TenantGone; s++ { // a series stays when nothing is left of it
 		st.Databases[FleetState{Tier: tierOf(s), State: s.String()}] = 0
@@ -93,8 +93,8 @@ func tierOf(s TenantState) string {
 func (m *MultiDBManager) summary() FleetSummary {
 	now := m.now()
 	s := FleetSummary{
-		At: now.UTC(), StartedAt: m.startedAt.UTC(), HotLimit: m.cfg.MaxHotDatabases, States: make(map[string]int),
-		StagedBytes: m.shared.staged.used.Load(), StagedLimit: m.cfg.MaxStagedBytes,
+		At: now.UTC(), StartedAt: m.startedAt.UTC(), HotLimit: m.cfg().MaxHotDatabases, States: make(map[string]int),
+		StagedBytes: m.shared.staged.used.Load(), StagedLimit: m.cfg().MaxStagedBytes,
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -155,7 +155,7 @@ func (m *MultiDBManager) scanSummaryLocked() FleetScan {
 	}
 	for p, n := range m.scans.matches {
 		if n == 0 {
-			s.Unmatched = append(s.Unmatched, m.cfg.Patterns[p])
+			s.Unmatched = append(s.Unmatched, m.cfg().Patterns[p])
 		}
 	}
 	return s

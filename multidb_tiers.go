@@ -46,7 +46,7 @@ func (m *MultiDBManager) hastenLocked(i uint32, f *tenantFailure, now time.Time)
 func (m *MultiDBManager) dispatch() {
 	now := m.now()
 	m.mu.Lock()
-	for m.started && m.bound && len(m.hot) < m.cfg.MaxHotDatabases {
+	for m.started && m.bound && len(m.hot) < m.cfg().MaxHotDatabases {
 		q, ok := m.queue.Pop(now)
 		if !ok {
 			break
@@ -131,7 +131,7 @@ func (m *MultiDBManager) newDynamicLocked(i uint32, now time.Time) *DynamicDB {
 // openTenant makes a database and its replica, with the position of the
 // registry, and takes it into the store.
 func (m *MultiDBManager) openTenant(ctx context.Context, d *DynamicDB) (*managedDB, error) {
-	t, err := m.tenants.Lookup(d.path)
+	t, err := m.tenants().Lookup(d.path)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +141,7 @@ func (m *MultiDBManager) openTenant(ctx context.Context, d *DynamicDB) (*managed
 	}
 	db := newTenantDB(d.path, m.mode)
 	m.tuneTenant(db)
-	db.Checksums, db.Logger = m.cfg.Checksums, m.logger
+	db.Checksums, db.Logger = m.cfg().Checksums, m.logger
 	db.Replica = NewReplicaWithClient(db, client)
 	db.Replica.SyncInterval = m.SyncInterval
 	db.Replica.onUploaded = d.noteUpload

@@ -16,7 +16,7 @@ type upkeepRun struct {
 }
 
 // maintainer is what carries out the maintenance of all databases.
-func (m *MultiDBManager) maintainer() *tenantMaintainer {
+func (m *MultiDBManager) maintainer(c *MultiDBSettings) *tenantMaintainer {
 	grace := DefaultRetentionGrace
 	if m.knobs.Grace > 0 {
 		grace = m.knobs.Grace
@@ -27,8 +27,8 @@ func (m *MultiDBManager) maintainer() *tenantMaintainer {
 	}
 	return &tenantMaintainer{
 		Settings: maintenanceSettings{
-			Levels: m.Levels, SnapshotInterval: m.SnapshotInterval, SnapshotRetention: m.SnapshotRetention,
-			L0Retention: m.L0Retention, Grace: grace, RetentionEnabled: m.RetentionEnabled,
+			Levels: c.Levels, SnapshotInterval: c.SnapshotInterval, SnapshotRetention: c.SnapshotRetention,
+			L0Retention: c.L0Retention, Grace: grace, RetentionEnabled: c.RetentionEnabled,
 		},
 		StagingDir: m.mode.scratchDir(), Logger: m.logger, Now: m.now, OnVerified: onVerified,
 	}
@@ -54,7 +54,7 @@ func (m *MultiDBManager) noteFiles(d *DynamicDB, change func(*tenantFiles)) {
 	if m.underway[d.idx] != nil {
 		return
 	}
-	due := f.due(m.upkeeper.Settings, d.path)
+	due := f.due(m.upkeeper().Settings, d.path)
 	if retry := m.upkeep.at(d.idx); m.upkeepFailures[d.idx] > 0 && due.Before(retry) {
 		due = retry // what failed just now would fail again
 	}
@@ -91,7 +91,7 @@ func (m *MultiDBManager) maintainDue() {
 	now := m.now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for m.bound && !m.stopping && !m.once && len(m.underway) < 2*m.cfg.Limits.SnapshotWorkers {
+	for m.bound && !m.stopping && !m.once && len(m.underway) < 2*m.cfg().Limits.SnapshotWorkers {
 		i, ok := m.upkeep.pop(now)
 		if !ok {
 			return
@@ -154,7 +154,7 @@ func (m *MultiDBManager) maintain(ctx context.Context, i uint32, run *upkeepRun)
 // endUpkeepLocked keeps what maintenance found, and schedules what comes next.
 func (m *MultiDBManager) endUpkeepLocked(i uint32, s *DBState, run *upkeepRun, err error) {
 	path := m.table.Path(i)
-	due := run.files.due(m.upkeeper.Settings, path)
+	due := run.files.due(m.upkeeper().Settings, path)
 	switch {
 	case errors.Is(err, errViewMoved), errors.Is(err, errPositionGone):
 		due = m.now().Add(upkeepSoon) // the database was written to at that moment
@@ -169,7 +169,7 @@ func (m *MultiDBManager) endUpkeepLocked(i uint32, s *DBState, run *upkeepRun, e
 			due = retry
 		}
 	case s.state == TenantGone:
-		due = earliest(due, deletedDue(s.Since(), m.cfg.DeletedRetention))
+		due = earliest(due, deletedDue(s.Since(), m.cfg().DeletedRetention))
 		fallthrough
 	default:
 		m.metrics.maintained("run", "ok")
@@ -190,8 +190,11 @@ func (m *MultiDBManager) endUpkeepLocked(i uint32, s *DBState, run *upkeepRun, e
 }
 
 func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string, run *upkeepRun) error {
-	t, err := m.tenants.Lookup(path)
-	if err != nil {
+	t, err := m.tenants().Lookup(path)
+	if errors.Is(err, ErrNoTenant) {
+		m.forgetUnmatched(i, run)
+		return nil
+	} else if err != nil {
 		return err
 	}
 	client, err := m.client(&t)
@@ -209,7 +212,7 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 		return nil
 	}
 	gone, stopped := s.state == TenantGone, s.has(tenantStopped)
-	deleted := deletedDue(s.Since(), m.cfg.DeletedRetention)
+	deleted := deletedDue(s.Since(), m.cfg().DeletedRetention)
 	if !open && !run.known {
 		run.files = m.decodeFiles(path, stored)
 	}
@@ -230,7 +233,7 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 	if !gone && !stopped {
 		target.Snapshot = func(ctx context.Context) (*ltx.FileInfo, error) { return m.snapshotTenant(ctx, i) }
 	}
-	return m.upkeeper.run(ctx, target)
+	return m.upkeeper().run(ctx, target)
 }
 
 // errPatternEmpty means that the last scan found no database of a pattern: a
@@ -260,10 +263,10 @@ func (m *MultiDBManager) deleteTenant(ctx context.Context, i uint32, path string
 	if err := m.reg.Flush(ctx); err != nil { // a later process must know
 		return err
 	}
-	if err := m.upkeeper.deleteReplica(ctx, path, client); err != nil {
+	if err := m.upkeeper().deleteReplica(ctx, path, client); err != nil {
 		return err
 	}
-	err := removeTenantLedger(m.cfg.StateDir, path)
+	err := removeTenantLedger(m.cfg().StateDir, path)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.forgetLocked(i)
@@ -341,7 +344,7 @@ func (m *MultiDBManager) noteCold(ctx context.Context, i uint32, change func(*te
 	path := m.table.Path(i)
 	files := m.decodeFiles(path, stored)
 	change(&files)
-	m.upkeep.set(i, files.due(m.upkeeper.Settings, path))
+	m.upkeep.set(i, files.due(m.upkeeper().Settings, path))
 	rec := m.recordLocked(i)
 	rec.Files = files.encode()
 	m.put(rec, nil)

@@ -78,7 +78,7 @@ func (m *MultiDBManager) validateDue() {
 		v.begin(now, m.ValidationInterval)
 	}
 	v.grow()
-	for m.bound && !m.stopping && v.credit >= 1 && v.running < max(1, m.cfg.Limits.SnapshotWorkers/2) {
+	for m.bound && !m.stopping && v.credit >= 1 && v.running < max(1, m.cfg().Limits.SnapshotWorkers/2) {
 		i, ok := v.pop()
 		if !ok {
 			return
@@ -119,7 +119,7 @@ func (m *MultiDBManager) validateTenant(ctx context.Context, i uint32) {
 }
 
 func (m *MultiDBManager) problemsOf(ctx context.Context, path string) ([]LevelProblem, error) {
-	t, err := m.tenants.Lookup(path)
+	t, err := m.tenants().Lookup(path)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +130,8 @@ func (m *MultiDBManager) problemsOf(ctx context.Context, path string) ([]LevelPr
 	if err := client.Init(ctx); err != nil {
 		return nil, err
 	}
-	return validateReplica(ctx, client, m.Levels.MaxLevel(), m.upkeeper.promise())
+	u := m.upkeeper()
+	return validateReplica(ctx, client, u.Settings.Levels.MaxLevel(), u.promise())
 }
 
 // endValidationLocked counts what was found, and logs it if that is new.
