@@ -15,10 +15,11 @@ import (
 
 // States that systemd knows. Status is followed by a text for people.
 const (
-	Ready    = "READY=1"
-	Stopping = "STOPPING=1"
-	Alive    = "WATCHDOG=1"
-	Status   = "STATUS="
+	Ready     = "READY=1"
+	Reloading = "RELOADING=1" // with Monotonic; Ready ends it
+	Stopping  = "STOPPING=1"
+	Alive     = "WATCHDOG=1"
+	Status    = "STATUS="
 )
 
 // sendTimeout bounds one message: systemd may be too busy to read its socket.
