@@ -24,7 +24,7 @@ func (s *controlService) Register(ctx context.Context, path, replicaURL string) 
 	if err != nil {
 		return control.StateResponse{}, &control.Error{Status: http.StatusBadRequest, Err: fmt.Errorf("invalid replica url: %w", err)}
 	}
-	db, err := newDB(ctx, s.cfg, dc, s.logger)
+	db, err := newDB(ctx, s.config(), dc, s.logger)
 	if err != nil {
 		return control.StateResponse{}, &control.Error{Status: http.StatusBadRequest, Err: fmt.Errorf("invalid replica url: %w", err)}
 	}
@@ -55,7 +55,7 @@ func (s *controlService) registered(path, replicaURL string) (*DBConfig, error) 
 		return nil, err
 	}
 	rc := &ReplicaConfig{URL: replicaURL}
-	if err := rc.normalize("replica", &s.cfg.ReplicaSettings); err != nil {
+	if err := rc.normalize("replica", &s.config().ReplicaSettings); err != nil {
 		return nil, unwrapConfigError(err)
 	}
 	if env := os.Getenv("LITESTREAM_S3_ENDPOINT"); rc.replicaType() == replicaTypeS3 && env != "" {
@@ -81,7 +81,7 @@ func (s *controlService) checkFleet(ctx context.Context, path string, client lit
 	if owner, ok := s.fleet.FindFile(path); ok {
 		return conflict("%s is the same file as %s, which multi-db replicates already", path, owner)
 	}
-	m, dest := s.cfg.MultiDB, redactedLocation(client)
+	m, dest := s.config().MultiDB, redactedLocation(client)
 	if m.base.Type() != client.Type() {
 		return nil
 	}
@@ -109,13 +109,17 @@ func (r *replication) openControl(ctx context.Context) {
 	if !r.cfg.Socket.Enabled || r.opts.once {
 		return
 	}
-	service := newControlService(r.cfg, r.runner, r.logger)
+	service := newControlService(r.config, r.runner, r.logger)
 	if service == nil {
 		return
 	}
+	var reload func(context.Context, bool) (control.ReloadReport, error)
+	if r.reloader != nil {
+		reload = r.reloader.reload
+	}
 	server := control.NewServer(control.Options{
 		Path: cmp.Or(r.cfg.Socket.Path, defaultSocketPath), Permissions: r.cfg.Socket.mode(),
-		Service: service, Logger: r.logger.With("system", "server"), ExpandPath: expandPath, Reload: r.reload,
+		Service: service, Logger: r.logger.With("system", "server"), ExpandPath: expandPath, Reload: reload,
 	})
 	if err := server.Open(ctx); err != nil {
 		r.logger.Warn("failed to start control server", "error", err)

@@ -17,7 +17,7 @@ import (
 
 // controlService does what the control socket is asked for.
 type controlService struct {
-	cfg     *Config
+	config  func() *Config // in force
 	store   *litestream.Store
 	fleet   *litestream.MultiDBManager // nil without multi-db
 	logger  *slog.Logger
@@ -26,8 +26,8 @@ type controlService struct {
 
 // newControlService returns what the socket is about, or nil for a runner that
 // cannot be asked.
-func newControlService(cfg *Config, r runner, logger *slog.Logger) *controlService {
-	s := &controlService{cfg: cfg, logger: logger, started: time.Now()}
+func newControlService(config func() *Config, r runner, logger *slog.Logger) *controlService {
+	s := &controlService{config: config, logger: logger, started: time.Now()}
 	switch r := r.(type) {
 	case *litestream.Store:
 		s.store = r

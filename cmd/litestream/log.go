@@ -39,8 +39,13 @@ func logLevel(cfg LoggingConfig) slog.Level {
 
 // newLogger returns a logger in the format and level of the configuration.
 func newLogger(w io.Writer, cfg LoggingConfig) *slog.Logger {
+	return newLeveledLogger(w, cfg, logLevel(cfg))
+}
+
+// newLeveledLogger is newLogger with a level that may change.
+func newLeveledLogger(w io.Writer, cfg LoggingConfig, level slog.Leveler) *slog.Logger {
 	opts := &slog.HandlerOptions{
-		Level:     logLevel(cfg),
+		Level:     level,
 		AddSource: cfg.Source,
 		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 			if len(groups) == 0 && a.Key == slog.LevelKey {

@@ -17,7 +17,7 @@ import (
 )
 
 func main() {
-	a := &app{stdout: os.Stdout, stderr: os.Stderr, signals: notifySignals, newRunner: newStore}
+	a := &app{stdout: os.Stdout, stderr: os.Stderr, signals: notifySignals, hangups: notifyHangups, newRunner: newStore}
 	copyEnv("LITESTREAM_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID")
 	copyEnv("LITESTREAM_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY")
 	os.Exit(a.main(context.Background(), os.Args[1:]))
@@ -36,6 +36,9 @@ type app struct {
 
 	// signals delivers interrupts until stop is called.
 	signals func() (c <-chan os.Signal, stop func())
+
+	// hangups delivers SIGHUP until stop is called; nil: nobody listens.
+	hangups func() (c <-chan os.Signal, stop func())
 
 	// newRunner makes what replicate keeps running. It starts nothing.
 	newRunner func(ctx context.Context, cfg *Config, reg prometheus.Registerer, logger *slog.Logger) (runner, error)
@@ -88,6 +91,7 @@ func commands() []command {
 		{"list", "list the databases of a running daemon", &listHelp, (*app).runList},
 		{"ltx", "list the LTX files of a replica", &ltxHelp, (*app).runLTX},
 		{"register", "add a database to a running daemon", &registerHelp, (*app).runRegister},
+		{"reload", "have a running daemon read its configuration again", &reloadHelp, (*app).runReload},
 		{"replicate", "replicate databases until stopped, or once", &replicateHelp, (*app).runReplicate},
 		{"reset", "forget the local replication state of a database", &resetHelp, (*app).runReset},
 		{"restore", "write a database from a replica", &restoreHelp, (*app).runRestore},

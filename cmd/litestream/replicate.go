@@ -15,7 +15,7 @@ import (
 )
 
 var replicateHelp = help{
-	about: "replicate watches databases and copies every change to their replicas until it is stopped. The databases are\nthose of the configuration file, listed (dbs) or found by pattern (multi-db), or one that the command line names\ntogether with its replica.",
+	about: "replicate watches databases and copies every change to their replicas until it is stopped. The databases are\nthose of the configuration file, listed (dbs) or found by pattern (multi-db), or one that the command line names\ntogether with its replica. At SIGHUP it reads the file again: see \"litestream reload -h\".",
 	forms: []string{"replicate [arguments]", "replicate [arguments] DB_PATH REPLICA_URL"},
 	flags: [][2]string{
 		configFlag,
@@ -61,16 +61,13 @@ func (a *app) runReplicate(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if cfg.Addr != "" {
-		if _, port, err := net.SplitHostPort(cfg.Addr); err != nil || port == "" {
-			return fmt.Errorf("must specify port for bind address: %q", cfg.Addr)
-		}
-	}
 	w := a.stdout
 	if cfg.Logging.Stderr {
 		w = a.stderr
 	}
-	logger := newLogger(w, cfg.Logging)
+	level := new(slog.LevelVar)
+	level.Set(logLevel(cfg.Logging))
+	logger := newLeveledLogger(w, cfg.Logging, level)
 	logger.Info("litestream", "version", currentVersion(), "level", levelName(logLevel(cfg.Logging)))
 	switch m := cfg.MultiDB; {
 	case len(cfg.DBs)+len(cfg.Dirs) > 0 || m != nil && m.Enabled:
@@ -79,7 +76,8 @@ func (a *app) runReplicate(ctx context.Context, args []string) error {
 	default:
 		logger.Error("no databases specified in configuration")
 	}
-	r := &replication{app: a, cfg: cfg, opts: &opts, child: child, logger: logger}
+	r := &replication{app: a, cfg: cfg, opts: &opts, child: child, logger: logger, level: level}
+	r.fromFile = fs.NArg() == 0
 	return r.run(ctx)
 }
 
@@ -117,15 +115,28 @@ func (o *replicateOptions) config(a *app, args []string) (*Config, error) {
 	for _, db := range cfg.DBs {
 		db.RestoreIfDBNotExists = db.RestoreIfDBNotExists || o.restoreIfMissing
 	}
-	switch {
-	case o.once && cfg.Exec != "":
-		return nil, errors.New("cannot specify -once flag with -exec")
-	case o.onceOptions.ForceSnapshot && !o.once:
-		return nil, errors.New("cannot specify -force-snapshot flag without -once")
-	case o.onceOptions.EnforceRetention && !o.once:
-		return nil, errors.New("cannot specify -enforce-retention flag without -once")
+	if err := o.check(cfg); err != nil {
+		return nil, err
 	}
 	return cfg, nil
+}
+
+// check finds flags and keys that do not go together.
+func (o *replicateOptions) check(cfg *Config) error {
+	switch {
+	case o.once && cfg.Exec != "":
+		return errors.New("cannot specify -once flag with -exec")
+	case o.onceOptions.ForceSnapshot && !o.once:
+		return errors.New("cannot specify -force-snapshot flag without -once")
+	case o.onceOptions.EnforceRetention && !o.once:
+		return errors.New("cannot specify -enforce-retention flag without -once")
+	}
+	if cfg.Addr != "" {
+		if _, port, err := net.SplitHostPort(cfg.Addr); err != nil || port == "" {
+			return fmt.Errorf("must specify port for bind address: %q", cfg.Addr)
+		}
+	}
+	return nil
 }
 
 func (o *replicateOptions) readConfig(a *app, args []string) (*Config, error) {

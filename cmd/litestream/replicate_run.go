@@ -42,15 +42,17 @@ type replication struct {
 	opts   *replicateOptions
 	child  []string // words of the exec command; empty for none
 	logger *slog.Logger
+	level  *slog.LevelVar // of logger
 
-	runner  runner
-	service *service
-	control *control.Server // nil without a control socket
-	// reload is what the control socket's reload does; nil: there is nothing
-	// to reload.
-	reload  func(ctx context.Context, dryRun bool) (control.ReloadReport, error)
-	signals <-chan os.Signal
-	stopped bool // a signal asked for the end
+	fromFile bool // the databases are those of a configuration file
+
+	runner    runner
+	service   *service
+	reloader  *reloader       // nil where there is nothing to read again
+	control   *control.Server // nil without a control socket
+	heartbeat *litestream.Heartbeat
+	signals   <-chan os.Signal
+	stopped   bool // a signal asked for the end
 }
 
 // run replicates until a signal, the end of the child or, with -once, the end
@@ -59,6 +61,8 @@ func (r *replication) run(ctx context.Context) error {
 	signals, stop := r.app.signals()
 	defer stop()
 	r.signals = signals
+	hangups, stopHangups := r.listenHangups()
+	defer stopHangups()
 	r.service = newService(r.logger)
 	defer r.service.close()
 
@@ -70,15 +74,18 @@ func (r *replication) run(ctx context.Context) error {
 		return err
 	}
 	metrics := newMetricsServer(r.cfg.Addr, registry, r.logger)
-	r.openControl(ctx)
 	metrics.open(ctx)
+	r.startHeartbeat(ctx, r.cfg)
+	r.startReloader(ctx, hangups)
+	defer r.reloader.end()
+	r.openControl(ctx)
 	mcp := r.startMCP(ctx)
-	heartbeat := r.startHeartbeat(ctx)
 	r.service.ready(ctx, r.runner)
 
 	err := r.work(ctx)
 	r.service.stopping(ctx)
-	heartbeat.Close()
+	r.reloader.refuse()
+	r.heartbeat.Close()
 	r.closeControl(ctx, errors.Is(err, errAborted))
 	closeMCP(mcp, r.logger)
 	switch {
@@ -97,17 +104,17 @@ func (r *replication) run(ctx context.Context) error {
 
 // startHeartbeat begins to tell a monitoring service that all is well, if one
 // is configured. A single pass does not: it ends before anything is due.
-func (r *replication) startHeartbeat(ctx context.Context) *litestream.Heartbeat {
+func (r *replication) startHeartbeat(ctx context.Context, cfg *Config) {
 	h := &litestream.Heartbeat{
-		URL:      r.cfg.HeartbeatURL,
-		Interval: orDefault(r.cfg.HeartbeatInterval, litestream.DefaultHeartbeatInterval),
+		URL:      cfg.HeartbeatURL,
+		Interval: orDefault(cfg.HeartbeatInterval, litestream.DefaultHeartbeatInterval),
 		Check:    r.runner.CheckHealth,
 		Logger:   r.logger.With("system", "store"),
 	}
 	if h.URL != "" && !r.opts.once {
 		h.Open(ctx)
 	}
-	return h
+	r.heartbeat = h
 }
 
 // open restores what is missing and starts the runner. A signal cancels it.
@@ -234,10 +241,14 @@ func (r *replication) release(ctx context.Context) {
 // shutdown closes the runner within the limit of the configuration. A signal
 // aborts it.
 func (r *replication) shutdown(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.shutdownTimeout)
+	limit := r.config().shutdownTimeout
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- r.runner.Close(ctx) }()
+	go func() {
+		r.reloader.wait(ctx)
+		done <- r.runner.Close(ctx)
+	}()
 	select {
 	case err := <-done:
 		return err
@@ -252,9 +263,9 @@ func (r *replication) shutdown(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		return fmt.Errorf("shutdown did not finish within %s: %w", r.cfg.shutdownTimeout, err)
+		return fmt.Errorf("shutdown did not finish within %s: %w", limit, err)
 	case <-grace.C:
-		return fmt.Errorf("shutdown did not finish within %s", r.cfg.shutdownTimeout)
+		return fmt.Errorf("shutdown did not finish within %s", limit)
 	}
 }
 

@@ -106,6 +106,21 @@ func (s *service) look(ctx context.Context, r liveRunner, patience time.Duration
 	return nil
 }
 
+// reloading tells that the configuration is being read again. reloaded follows,
+// whatever comes of it.
+func (s *service) reloading(ctx context.Context) {
+	if s.notifier != nil {
+		s.send(ctx, sdnotify.Reloading, sdnotify.Monotonic())
+	}
+}
+
+// reloaded tells that what runs is in order again.
+func (s *service) reloaded(ctx context.Context) {
+	if s.notifier != nil {
+		s.send(ctx, sdnotify.Ready)
+	}
+}
+
 // stopping tells that the process is about to end.
 func (s *service) stopping(ctx context.Context) {
 	if s.notifier != nil && !s.ending.Swap(true) {

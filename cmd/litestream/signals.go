@@ -19,6 +19,14 @@ func notifySignals() (<-chan os.Signal, func()) {
 	return c, func() { signal.Stop(c) }
 }
 
+// notifyHangups delivers SIGHUP, which asks a daemon to read its configuration
+// again. One that comes while another one waits is the same request.
+func notifyHangups() (<-chan os.Signal, func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	return c, func() { signal.Stop(c) }
+}
+
 // cancelOnSignal returns a context that the first signal cancels, with a cause
 // that is errInterrupted. After that signals have their default effect again,
 // so a second one ends a command that hangs. stop must be called.

@@ -25,7 +25,8 @@ func newStore(ctx context.Context, cfg *Config, reg prometheus.Registerer, logge
 		logger.Info("initialized db", "path", dc.Path)
 		logger.Info("replicating to", dc.Replica.logArgs(db.Replica.Client)...)
 	}
-	s := litestream.NewStore(dbs, compactionLevels(cfg.Levels))
+	set := cfg.storeSettings()
+	s := litestream.NewStore(dbs, set.Levels)
 	for _, dc := range cfg.Dirs {
 		dir := cfg.storeDir(ctx, dc, logger)
 		s.Dirs = append(s.Dirs, dir)
@@ -35,15 +36,12 @@ func newStore(ctx context.Context, cfg *Config, reg prometheus.Registerer, logge
 		}
 		logger.Info("replicating directory to", append(dc.Replica.logArgs(client), "dir", dc.Dir)...)
 	}
-	s.SnapshotInterval = cfg.snapshotInterval()
-	s.SnapshotRetention = cfg.snapshotRetention()
-	s.L0Retention = orDefault(cfg.L0Retention, s.L0Retention)
-	s.L0RetentionCheckInterval = orDefault(cfg.L0RetentionCheckInterval, s.L0RetentionCheckInterval)
-	s.RetentionEnabled = orDefault(cfg.Retention.Enabled, s.RetentionEnabled)
+	s.SnapshotInterval, s.SnapshotRetention = set.SnapshotInterval, set.SnapshotRetention
+	s.L0Retention, s.L0RetentionCheckInterval = set.L0Retention, set.L0RetentionCheckInterval
+	s.RetentionEnabled = set.RetentionEnabled
+	s.ShutdownSyncTimeout, s.ShutdownSyncInterval = set.ShutdownSyncTimeout, set.ShutdownSyncInterval
 	s.ValidationInterval = max(orDefault(cfg.Validation.Interval, 0), 0)
 	s.VerifyCompaction = cfg.VerifyCompaction
-	s.ShutdownSyncTimeout = orDefault(cfg.ShutdownSyncTimeout, s.ShutdownSyncTimeout)
-	s.ShutdownSyncInterval = orDefault(cfg.ShutdownSyncInterval, s.ShutdownSyncInterval)
 	s.MaxStagedBytes = cfg.maxStagedBytes()
 	s.Metrics = litestream.NewMetrics(reg)
 	s.Logger = logger.With("system", "store")
@@ -77,15 +75,9 @@ func newMultiDBManager(cfg *Config, s *litestream.Store, reg prometheus.Register
 	if err != nil {
 		return nil, err
 	}
-	if len(c.Levels) > 0 {
-		m.Levels = compactionLevels(c.Levels)
-	} else {
-		m.Levels = s.Levels
-	}
-	m.SnapshotInterval = orDefault(c.Snapshot.Interval, s.SnapshotInterval)
-	m.SnapshotRetention = orDefault(c.Snapshot.Retention, s.SnapshotRetention)
-	m.L0Retention = orDefault(c.L0Retention, s.L0Retention)
-	m.RetentionEnabled = s.RetentionEnabled
+	set := cfg.fleetSettings()
+	m.Levels, m.SnapshotInterval, m.SnapshotRetention = set.Levels, set.SnapshotInterval, set.SnapshotRetention
+	m.L0Retention, m.RetentionEnabled = set.L0Retention, set.RetentionEnabled
 	m.ValidationInterval, m.VerifyCompaction = s.ValidationInterval, s.VerifyCompaction
 	m.SyncInterval = c.ReplicaTemplate.syncInterval()
 	m.Metrics = litestream.NewAggregatedMetrics(reg, 0)
