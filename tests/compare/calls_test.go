@@ -417,14 +417,17 @@ var daemonSessions = []session{
 		stop -socket s nothing.db
 		start -socket s nothing.db
 		start -socket s -json live.db
+		sync -socket s live.db
 		start -socket s live.db
 		start -socket s -timeout 0 live.db
+		sync -socket s live.db
 		stop -socket s -timeout 0 live.db
 		start -socket s -timeout -1 live.db
 		stop -socket s missing.db
 		@http POST /stop '{"path":"$D/live.db"}'
 		@http POST /stop '{"path":"$D/live.db","timeout":1}'
 		@http POST /start '{"path":"$D/live.db"}'
+		sync -socket s live.db
 		@http POST /start '{"path":"$D/live.db"}'
 		@http POST /start '{"path":""}'
 		@http POST /stop '{}'
