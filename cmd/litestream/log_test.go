@@ -77,7 +77,11 @@ func TestNewLogger_Pretty(t *testing.T) {
 	logger.Debug("d", "empty", "", "odd", "a\x1b[2Jb", "quote", `a"b`)
 	logger = logger.With("system", "store")
 	logger.Info("two words", "wait", time.Second, slog.Group("txid", "min", 1, "max", 2))
-	logger.LogAttrs(ctx, slog.LevelInfo, "none", slog.Attr{})
+	none := slog.NewRecord(time.Now(), slog.LevelInfo, "none", 0)
+	none.AddAttrs(slog.Attr{})
+	if err := logger.Handler().Handle(ctx, none); err != nil {
+		t.Error(err)
+	}
 	logger.WithGroup("g").With("a", 1).Warn("w", "at", time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC))
 	logger.Error("e", "error", errors.New("no room"), "key", secret("geheim"))
 	want := `TRC t
