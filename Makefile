@@ -99,9 +99,10 @@ upstream: ## install upstream's litestream v0.5.18 and v0.3.14 into the cache
 	@scripts/install.sh upstream-v03
 
 .PHONY: servers
-servers: ## install the S3 servers: versitygw (cache) and Ceph RGW (apt)
+servers: ## install the servers of the tests: versitygw (cache), Ceph RGW and OpenSSH (apt)
 	@scripts/install.sh versitygw
 	@scripts/install.sh ceph
+	@scripts/install.sh sshd
 
 .PHONY: FORCE
 $(GOLANGCI): FORCE

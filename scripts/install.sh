@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs one thing that tests or lint need:
-# upstream | versitygw | golangci-lint | ceph | cross.
+# upstream | versitygw | golangci-lint | ceph | sshd | cross.
 # Go programs go into $LITESTREAM_TEST_CACHE/bin; what is there in the wanted
 # version is left alone, so that no network is needed then.
 set -euo pipefail
@@ -55,6 +55,17 @@ install_ceph() {
   install_apt radosgw ceph-mon ceph-osd ceph-common
 }
 
+# install_sshd installs OpenSSH's server. What the package starts of itself, if
+# it starts anything, is left alone: tests run one of their own.
+install_sshd() {
+  if PATH=$PATH:/usr/sbin:/usr/local/sbin type sshd ssh-keygen >/dev/null 2>&1; then
+    return
+  fi
+  WHAT="OpenSSH's server"
+  HINT="Install openssh-server and openssh-client."
+  install_apt openssh-server openssh-client
+}
+
 # install_cross installs what builds and runs programs of linux/arm64.
 install_cross() {
   if type aarch64-linux-gnu-gcc qemu-aarch64-static >/dev/null 2>&1; then
@@ -75,9 +86,10 @@ upstream-v03)
 versitygw) install_go versitygw github.com/versity/versitygw/cmd/versitygw v1.8.0 '-s -w' ;;
 golangci-lint) install_go golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0 '-s -w' ;;
 ceph) install_ceph ;;
+sshd) install_sshd ;;
 cross) install_cross ;;
 *)
-  echo "usage: $0 upstream|upstream-v03|versitygw|golangci-lint|ceph|cross" >&2
+  echo "usage: $0 upstream|upstream-v03|versitygw|golangci-lint|ceph|sshd|cross" >&2
   exit 2
   ;;
 esac

@@ -158,7 +158,11 @@ func (c *MultiDBConfig) pathTemplate() (string, error) {
 			return "", fail(err.Error())
 		}
 	}
-	if prefix == "." || prefix == "" {
+	switch {
+	case prefix != "." && prefix != "":
+	case takesRootedPath(t.replicaType()):
+		return "/" + tail, nil // as a URL without variables
+	default:
 		return tail, nil
 	}
 	return strings.TrimSuffix(prefix, "/") + "/" + tail, nil
@@ -283,19 +287,22 @@ func (c *MultiDBConfig) manager() (litestream.MultiDBConfig, litestream.ReplicaC
 	if err != nil {
 		return litestream.MultiDBConfig{}, nil, err
 	}
-	root, err := c.clientAt(rootFolder(template))
+	root, err := c.clientAt(c.folderOf(template))
 	return c.settings(template), root, err
 }
 
 // rootFolder returns the folder that all replicas lie in.
 func (c *MultiDBConfig) rootFolder() (string, error) {
 	template, err := c.pathTemplate()
-	return rootFolder(template), err
+	return c.folderOf(template), err
 }
 
-func rootFolder(template string) string {
+func (c *MultiDBConfig) folderOf(template string) string {
 	literal, _, _ := strings.Cut(template, "{{")
 	folder := literal[:strings.LastIndexByte(literal, '/')+1]
+	if folder == "/" && takesRootedPath(c.base.Type()) {
+		return folder
+	}
 	return strings.TrimSuffix(folder, "/")
 }
 

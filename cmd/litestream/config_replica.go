@@ -10,6 +10,7 @@ import (
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/file"
 	"github.com/benbjohnson/litestream/s3"
+	"github.com/benbjohnson/litestream/sftp"
 )
 
 // secret is a string that no log line and no %v shows.
@@ -73,6 +74,13 @@ type ReplicaSettings struct {
 	SSECustomerKeyPath   string `yaml:"sse-customer-key-path"`
 	SSEKMSKeyID          string `yaml:"sse-kms-key-id"`
 
+	Host             string `yaml:"host"`
+	User             string `yaml:"user"`
+	Password         secret `yaml:"password"`
+	KeyPath          string `yaml:"key-path"`
+	HostKey          string `yaml:"host-key"`
+	ConcurrentWrites *bool  `yaml:"concurrent-writes"`
+
 	Age AgeConfig `yaml:"age"`
 }
 
@@ -86,8 +94,8 @@ type AgeConfig struct {
 // isZero reports whether no key is present.
 func (c AgeConfig) isZero() bool { return len(c.Identities) == 0 && len(c.Recipients) == 0 }
 
-// inherit fills what the replica leaves open from the defaults. A bucket is
-// not handed to a replica that names its place by URL: upstream does that and
+// inherit fills what the replica leaves open from the defaults. A bucket or a
+// host is not handed to a replica that names its place by URL: upstream does that and
 // then refuses the combination.
 func (c *ReplicaConfig) inherit(def *ReplicaSettings) {
 	inheritPtr(&c.SyncInterval, def.SyncInterval)
@@ -97,6 +105,7 @@ func (c *ReplicaConfig) inherit(def *ReplicaSettings) {
 	inheritValue(&c.Region, def.Region)
 	if c.URL == "" {
 		inheritValue(&c.Bucket, def.Bucket)
+		inheritValue(&c.Host, def.Host)
 	}
 	inheritValue(&c.Endpoint, def.Endpoint)
 	inheritValue(&c.StorageClass, def.StorageClass)
@@ -112,6 +121,11 @@ func (c *ReplicaConfig) inherit(def *ReplicaSettings) {
 	inheritValue(&c.SSECustomerKey, def.SSECustomerKey)
 	inheritValue(&c.SSECustomerKeyPath, def.SSECustomerKeyPath)
 	inheritValue(&c.SSEKMSKeyID, def.SSEKMSKeyID)
+	inheritValue(&c.User, def.User)
+	inheritValue(&c.Password, def.Password)
+	inheritValue(&c.KeyPath, def.KeyPath)
+	inheritValue(&c.HostKey, def.HostKey)
+	inheritPtr(&c.ConcurrentWrites, def.ConcurrentWrites)
 	if c.Age.isZero() {
 		c.Age = def.Age
 	}
@@ -145,12 +159,27 @@ func (c *ReplicaConfig) replicaType() string {
 const (
 	replicaTypeFile = "file"
 	replicaTypeS3   = "s3"
+	replicaTypeSFTP = "sftp"
 )
+
+// isReplicaType reports whether this release serves the type.
+func isReplicaType(typ string) bool {
+	switch typ {
+	case replicaTypeFile, replicaTypeS3, replicaTypeSFTP:
+		return true
+	default:
+		return false
+	}
+}
+
+// takesRootedPath reports whether a path of the type may begin with a slash,
+// and then means another place than without one.
+func takesRootedPath(typ string) bool { return typ == replicaTypeSFTP }
 
 // isLaterReplicaType reports whether upstream knows the type and we do not yet.
 func isLaterReplicaType(typ string) bool {
 	switch typ {
-	case "gs", "abs", "sftp", "webdav", "nats", "oss":
+	case "gs", "abs", "webdav", "nats", "oss":
 		return true
 	default:
 		return false
@@ -191,6 +220,8 @@ func (c *ReplicaConfig) logArgs(client litestream.ReplicaClient) []any {
 		args = append(args, "path", client.Path())
 	case *s3.ReplicaClient:
 		args = append(args, "bucket", client.Bucket, "path", client.Path, "region", client.Region, "endpoint", redactURL(client.Endpoint))
+	case *sftp.ReplicaClient:
+		args = append(args, "host", client.Host, "user", client.User, "path", client.Path)
 	}
 	return args
 }
@@ -213,6 +244,8 @@ func newReplicaClient(c *ReplicaConfig) (litestream.ReplicaClient, error) {
 			}
 		}
 		return cfg.NewReplicaClient()
+	case replicaTypeSFTP:
+		return c.sftpClient()
 	default:
 		return nil, fmt.Errorf("unknown replica type in config: %q", typ)
 	}
@@ -242,4 +275,25 @@ func (c *ReplicaConfig) s3Config() s3.Config {
 		SSEKMSKeyID:          c.SSEKMSKeyID,
 		MaxConns:             c.maxConns,
 	}
+}
+
+// sftpClient returns a client of what the keys of the file say, and the URL.
+func (c *ReplicaConfig) sftpClient() (litestream.ReplicaClient, error) {
+	cfg := sftp.Config{
+		Host:             c.Host,
+		User:             c.User,
+		Password:         string(c.Password),
+		KeyPath:          c.KeyPath,
+		HostKey:          c.HostKey,
+		Path:             c.Path,
+		ConcurrentWrites: c.ConcurrentWrites,
+		MaxConns:         c.maxConns,
+	}
+	if c.URL != "" {
+		var err error
+		if cfg, err = cfg.WithURL(c.URL); err != nil {
+			return nil, err
+		}
+	}
+	return cfg.NewReplicaClient()
 }

@@ -260,6 +260,14 @@ func TestParseConfig_Errors(t *testing.T) {
 			"SSEKeyFile", replica(`type: s3, bucket: b, path: p, sse-customer-key-path: /nonexistent/key`),
 			"dbs[0].replica (line 3): read sse customer key: open /nonexistent/key: no such file or directory",
 		},
+		{"NoHost", replica(`type: sftp`), "dbs[0].replica (line 3): host required for sftp replica"},
+		{"NoUser", replica(`url: "sftp://h/p"`), "dbs[0].replica (line 3): user required for sftp replica"},
+		{"URLAndHost", replica(`url: "sftp://u@h/p", host: x`), "dbs[0].replica.host (line 3): cannot specify url & host for sftp replica (got x)"},
+		{"HostKey", replica(`url: "sftp://u@h/p", host-key: nonsense`), "dbs[0].replica (line 3): invalid host key: ssh: no key found"},
+		{
+			"DuplicateSFTPDestination", "user: u\ndbs:\n  - {path: /a, replica: {url: 'sftp://u:pass@h/r'}}\n  - {path: /b, replica: {type: sftp, host: h, path: /r/}}",
+			"dbs[1].replica (line 4): databases /a and /b have the same replica destination and would overwrite each other (got sftp://u@h:22/r)",
+		},
 		{"NoFilePath", replica(`type: file`), "dbs[0].replica.path (line 3): file replica path required"},
 		{"Age", replica(`path: /r, age: {identities: [x]}`), "dbs[0].replica.age (line 3): age encryption is not supported, as in Litestream v0.5; v0.3 is the last release that has it"},
 

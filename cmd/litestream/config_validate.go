@@ -179,6 +179,7 @@ func (c *ReplicaConfig) validateOwn(field string) error {
 	fail := func(key, reason, got string) error {
 		return &configError{Field: field + "." + key, Line: c.keyLine(key), Reason: reason, Got: got}
 	}
+	rival, got := c.urlRival()
 	typeKey := "type"
 	if c.URL != "" {
 		typeKey = "url"
@@ -188,14 +189,14 @@ func (c *ReplicaConfig) validateOwn(field string) error {
 		return fail("url", "replica url scheme required, such as s3:// or file://", c.URL)
 	case isLaterReplicaType(typ):
 		return fail(typeKey, fmt.Sprintf("replica type %q is not supported yet", typ), "")
-	case typ != replicaTypeFile && typ != replicaTypeS3:
+	case !isReplicaType(typ):
 		return fail(typeKey, fmt.Sprintf("unknown replica type in config: %q", typ), "")
 	case litestream.IsURL(c.Path):
 		return fail("path", "replica path cannot be a url, use the 'url' key instead", redactURL(c.Path))
 	case c.URL != "" && c.Path != "":
 		return fail("path", fmt.Sprintf("cannot specify url & path for %s replica", typ), c.Path)
-	case c.URL != "" && c.Bucket != "" && typ == replicaTypeS3:
-		return fail("bucket", "cannot specify url & bucket for s3 replica", c.Bucket)
+	case c.URL != "" && rival != "":
+		return fail(rival, fmt.Sprintf("cannot specify url & %s for %s replica", rival, typ), got)
 	case c.URL == "" && c.Path == "" && typ == replicaTypeFile:
 		return fail("path", "file replica path required", "")
 	}
@@ -205,6 +206,18 @@ func (c *ReplicaConfig) validateOwn(field string) error {
 		}
 	}
 	return nil
+}
+
+// urlRival returns the key that names what the URL does, and its value; "" if
+// there is none.
+func (c *ReplicaConfig) urlRival() (key, value string) {
+	switch typ := c.replicaType(); {
+	case typ == replicaTypeS3 && c.Bucket != "":
+		return "bucket", c.Bucket
+	case typ == replicaTypeSFTP && c.Host != "":
+		return "host", c.Host
+	}
+	return "", ""
 }
 
 // validate checks the complete replica.

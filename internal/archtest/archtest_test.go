@@ -66,6 +66,9 @@ var mayStartGoroutines = []string{
 	"s3/upload_multipart.go",       // parallel parts of one upload, which waits for them
 	"internal/replicatest/*.go",    // concurrent callers of a client under test
 	"internal/mcpserver/server.go", // one listener, which Close waits for
+	"sftp/link.go",                 // calls that may be given up, which closing the connection waits for
+	"sftp/parallel.go",             // parallel requests of one batch, which waits for them
+	"tests/servers/proxy.go",       // both directions of each connection, which the end of the test waits for
 	"cmd/*/*.go",
 }
 

@@ -33,6 +33,7 @@ type scene struct {
 	url    string                          // the replica, as upstream reads it
 	yaml   string                          // the same in upstream's configuration
 	s3     bool                            // the replica is on S3
+	noURL  bool                            // upstream needs its configuration to reach the replica
 	env    []string                        // of upstream's process
 	bin    string                          // upstream's program
 	images map[ltx.TXID][]byte             // what the database was at a position
@@ -217,7 +218,17 @@ func (s *scene) theirs(tg target) ([]byte, error) {
 	if !tg.timestamp.IsZero() {
 		args = append(args, "-timestamp", tg.timestamp.Format(time.RFC3339Nano))
 	}
-	if msg, err := s.upstream(append(args, s.url)...); err != nil {
+	if s.noURL {
+		config := filepath.Join(s.dir, "restore.yml")
+		text := fmt.Sprintf("dbs:\n  - path: %s\n    replica:\n      %s\n", s.path, strings.ReplaceAll(s.yaml, "\n", "\n      "))
+		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+			return nil, err
+		}
+		args = append(args, "-config", config, s.path)
+	} else {
+		args = append(args, s.url)
+	}
+	if msg, err := s.upstream(args...); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, msg)
 	}
 	return s.take(out), nil

@@ -29,6 +29,8 @@ type process struct {
 	dir  string // holds the log
 	addr string // TCP address that accepts connections when it is ready
 
+	family bool // it has children that must end with it
+
 	cmd     *exec.Cmd // nil while stopped
 	cleanup bool      // kill is registered with tb
 }
@@ -78,20 +80,24 @@ func (p *process) stop() {
 	if p.cmd == nil {
 		return
 	}
+	killChildren := p.children()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		p.tb.Logf("stop %s: %v", p.name, err)
 	}
 	timer := time.AfterFunc(stopTimeout, func() { _ = p.cmd.Process.Kill() }) // it may have ended meanwhile
 	_ = p.cmd.Wait()                                                          // its exit status after a signal says nothing
 	timer.Stop()
+	killChildren()
 	p.cmd = nil
 }
 
 // kill ends the process at once and shows its log if the test failed.
 func (p *process) kill() {
 	if p.cmd != nil {
+		killChildren := p.children()
 		_ = p.cmd.Process.Kill() // it may have ended by itself
 		_ = p.cmd.Wait()         // its exit status after a signal says nothing
+		killChildren()
 		p.cmd = nil
 	}
 	if !p.tb.Failed() {
@@ -102,6 +108,21 @@ func (p *process) kill() {
 		p.tb.Logf("read log of %s: %v", p.name, err)
 	}
 	p.tb.Logf("log of %s ends:\n%s", p.name, b[max(0, len(b)-logTail):])
+}
+
+// children returns what ends the children that the process has now, and theirs.
+// It must be called before the process ends, when they lose their parent.
+func (p *process) children() (kill func()) {
+	var all []*os.Process
+	if p.family {
+		all = descendants(p.cmd.Process.Pid)
+	}
+	return func() {
+		for _, child := range all {
+			_ = child.Kill() // it may have ended by itself
+			_ = child.Release()
+		}
+	}
 }
 
 func (p *process) logFile() string { return filepath.Join(p.dir, p.name+".log") }

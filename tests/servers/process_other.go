@@ -2,8 +2,13 @@
 
 package servers
 
-import "syscall"
+import (
+	"os"
+	"syscall"
+)
 
 func dieWithParent() *syscall.SysProcAttr { return nil }
 
 func hasUserXattrs(string) bool { return true }
+
+func descendants(int) []*os.Process { return nil }

@@ -1,8 +1,8 @@
-// Package servers starts real S3 servers for tests on free loopback ports, and
-// finds the binaries that scripts/install.sh installed. Only tests import it.
+// Package servers starts real servers for tests on free loopback ports, and finds
+// the binaries that scripts/install.sh installed. Only tests import it.
 //
 // A server keeps its data in the test's temporary directory and is gone when
-// the test ends. No goroutine runs between two calls, so tests may look for
+// the test ends. No goroutine runs between two calls but a Proxy's, so tests may look for
 // leaks while a server is up.
 package servers
 

@@ -1,0 +1,68 @@
+package sftp
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"github.com/benbjohnson/litestream"
+)
+
+// ReadObject returns a named object: the file of that name below the path.
+func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byte, err error) {
+	if err := checkObjectName(name); err != nil {
+		return nil, c.fail("get", name, err)
+	}
+	r, err := c.open(ctx, name, 0, litestream.MaxObjectSize+1)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	data, err = io.ReadAll(r)
+	if err == nil && len(data) > litestream.MaxObjectSize {
+		err = fmt.Errorf("object has more than %d bytes", litestream.MaxObjectSize)
+	}
+	if err != nil {
+		return nil, c.wrap("get", name, err)
+	}
+	return data, nil
+}
+
+// WriteObject stores a named object as WriteLTXFile and WriteLTXFileExclusive
+// store files.
+func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byte, exclusive bool) error {
+	if err := checkObjectName(name); err != nil {
+		return c.fail("put", name, err)
+	}
+	if len(data) > litestream.MaxObjectSize {
+		return c.fail("put", name, fmt.Errorf("object has %d bytes, at most %d can be stored", len(data), litestream.MaxObjectSize))
+	}
+	src, err := newSource(bytes.NewReader(data))
+	if err != nil {
+		return c.fail("put", name, err)
+	}
+	_, err = c.store(ctx, name, src, time.Now(), exclusive)
+	return err
+}
+
+// Empty reports whether the folder is missing or has no entry.
+func (c *ReplicaClient) Empty(ctx context.Context) (bool, error) {
+	entries, err := c.readDir(ctx, "")
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	} else if err != nil {
+		return false, err
+	}
+	return len(entries) == 0, nil
+}
+
+func checkObjectName(name string) error {
+	if !fs.ValidPath(name) || name == "." {
+		return fmt.Errorf("invalid object name: %q", name)
+	}
+	return nil
+}
