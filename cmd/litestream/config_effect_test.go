@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/benbjohnson/litestream"
-	"github.com/benbjohnson/litestream/s3"
 )
 
 // builtFrom describes what runs by a configuration: the store, its databases
@@ -55,8 +54,8 @@ func builtFrom(t *testing.T, text string) string {
 		exported(reflect.ValueOf(db).Elem())
 		exported(reflect.ValueOf(db.Replica).Elem())
 		fmt.Fprintf(&b, "%s %s ", db.Replica.Client.Type(), db.Replica.Location())
-		if c, ok := db.Replica.Client.(*s3.ReplicaClient); ok {
-			fmt.Fprintf(&b, "%+v", c.Options)
+		if o := reflect.Indirect(reflect.ValueOf(db.Replica.Client)).FieldByName("Options"); o.IsValid() {
+			fmt.Fprintf(&b, "%+v", o)
 		}
 	}
 	return regexp.MustCompile(`0x[0-9a-f]+`).ReplaceAllString(b.String(), "")
@@ -119,6 +118,29 @@ func TestConfigKeys_Effect(t *testing.T) {
 	effects["bucket"] = struct{ with, without string }{"bucket: c\ndbs: [{path: /a, replica: {type: s3, path: p}}]", "bucket: d\ndbs: [{path: /a, replica: {type: s3, path: p}}]"}
 	effects["endpoint"] = struct{ with, without string }{
 		"endpoint: \"https://127.0.0.2:2\"\nbucket: b\ndbs: [{path: /a, replica: {type: s3, path: p}}]", "bucket: b\ndbs: [{path: /a, replica: {type: s3, path: p}}]",
+	}
+
+	// Keys of the other types. A root default gives the replica what it lacks.
+	for typ, keys := range map[string]map[string]string{
+		"sftp": {
+			"host": "h", "user": "u", "password": "w", "key-path": "/k", "host-key": "any", "concurrent-writes": "false",
+		},
+	} {
+		for key, value := range keys {
+			replica := map[string]string{"host": "h1", "user": "u1"}
+			text := func(root string) string {
+				list := ""
+				for k, v := range replica {
+					list += fmt.Sprintf(", %s: %s", k, v)
+				}
+				return fmt.Sprintf("%sdbs: [{path: /a, replica: {type: %s, path: p%s}}]", root, typ, list)
+			}
+			without := text("")
+			replica[key] = value
+			effects["replica."+key] = struct{ with, without string }{text(""), without}
+			delete(replica, key)
+			effects[key] = struct{ with, without string }{text(key + ": " + value + "\n"), without}
+		}
 	}
 
 	// Keys of the command itself, and the tests of what they do.
