@@ -99,8 +99,9 @@ upstream: ## install upstream's litestream v0.5.18 and v0.3.14 into the cache
 	@scripts/install.sh upstream-v03
 
 .PHONY: servers
-servers: ## install the servers of the tests: versitygw (cache), Ceph RGW and OpenSSH (apt)
+servers: ## install the servers of the tests: into the cache, and by apt Ceph RGW and OpenSSH
 	@scripts/install.sh versitygw
+	@scripts/install.sh fake-gcs-server
 	@scripts/install.sh ceph
 	@scripts/install.sh sshd
 

@@ -108,7 +108,7 @@ func TestNewReplicaClientFromURL(t *testing.T) {
 		t.Errorf("factory got %q, want %q", got, want)
 	}
 	for raw, want := range map[string]string{
-		"gs://b/p":      `replica URL scheme "gs" is not supported yet`,
+		"oss://b/p":     `replica URL scheme "oss" is not supported yet`,
 		"webdavs://h/p": `replica URL scheme "webdavs" is not supported yet`,
 		"abc://b/p":     `unsupported replica URL scheme: "abc"`,
 		"/x":            `replica URL has no scheme: "/x"`,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs one thing that tests or lint need:
-# upstream | versitygw | golangci-lint | ceph | sshd | cross.
+# upstream | versitygw | fake-gcs-server | golangci-lint | ceph | sshd | cross.
 # Go programs go into $LITESTREAM_TEST_CACHE/bin; what is there in the wanted
 # version is left alone, so that no network is needed then.
 set -euo pipefail
@@ -84,12 +84,13 @@ upstream-v03)
   install_go litestream-v0.3.14 github.com/benbjohnson/litestream/cmd/litestream v0.3.14 '-X main.Version=v0.3.14'
   ;;
 versitygw) install_go versitygw github.com/versity/versitygw/cmd/versitygw v1.8.0 '-s -w' ;;
+fake-gcs-server) install_go fake-gcs-server github.com/fsouza/fake-gcs-server v1.56.1 '-s -w' ;;
 golangci-lint) install_go golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0 '-s -w' ;;
 ceph) install_ceph ;;
 sshd) install_sshd ;;
 cross) install_cross ;;
 *)
-  echo "usage: $0 upstream|upstream-v03|versitygw|golangci-lint|ceph|sshd|cross" >&2
+  echo "usage: $0 upstream|upstream-v03|versitygw|fake-gcs-server|golangci-lint|ceph|sshd|cross" >&2
   exit 2
   ;;
 esac

@@ -9,6 +9,7 @@ import (
 
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/file"
+	"github.com/benbjohnson/litestream/gs"
 	"github.com/benbjohnson/litestream/s3"
 	"github.com/benbjohnson/litestream/sftp"
 )
@@ -159,13 +160,20 @@ func (c *ReplicaConfig) replicaType() string {
 const (
 	replicaTypeFile = "file"
 	replicaTypeS3   = "s3"
+	replicaTypeGS   = "gs"
 	replicaTypeSFTP = "sftp"
 )
 
 // isReplicaType reports whether this release serves the type.
 func isReplicaType(typ string) bool {
+	return typ == replicaTypeFile || typ == replicaTypeSFTP || hasBucket(typ)
+}
+
+// hasBucket reports whether replicas of a type lie in a bucket, which their URL
+// names.
+func hasBucket(typ string) bool {
 	switch typ {
-	case replicaTypeFile, replicaTypeS3, replicaTypeSFTP:
+	case replicaTypeS3, replicaTypeGS:
 		return true
 	default:
 		return false
@@ -179,7 +187,7 @@ func takesRootedPath(typ string) bool { return typ == replicaTypeSFTP }
 // isLaterReplicaType reports whether upstream knows the type and we do not yet.
 func isLaterReplicaType(typ string) bool {
 	switch typ {
-	case "gs", "abs", "webdav", "nats", "oss":
+	case "abs", "webdav", "nats", "oss":
 		return true
 	default:
 		return false
@@ -220,6 +228,8 @@ func (c *ReplicaConfig) logArgs(client litestream.ReplicaClient) []any {
 		args = append(args, "path", client.Path())
 	case *s3.ReplicaClient:
 		args = append(args, "bucket", client.Bucket, "path", client.Path, "region", client.Region, "endpoint", redactURL(client.Endpoint))
+	case *gs.ReplicaClient:
+		args = append(args, "bucket", client.Bucket, "path", client.Path)
 	case *sftp.ReplicaClient:
 		args = append(args, "host", client.Host, "user", client.User, "path", client.Path)
 	}
@@ -237,6 +247,15 @@ func newReplicaClient(c *ReplicaConfig) (litestream.ReplicaClient, error) {
 		return file.NewReplicaClient(c.filePath()), nil
 	case replicaTypeS3:
 		cfg := c.s3Config()
+		if c.URL != "" {
+			var err error
+			if cfg, err = cfg.WithURL(c.URL); err != nil {
+				return nil, err
+			}
+		}
+		return cfg.NewReplicaClient()
+	case replicaTypeGS:
+		cfg := gs.Config{Bucket: c.Bucket, Path: c.Path, MaxConns: c.maxConns}
 		if c.URL != "" {
 			var err error
 			if cfg, err = cfg.WithURL(c.URL); err != nil {

@@ -212,7 +212,7 @@ func (c *ReplicaConfig) validateOwn(field string) error {
 // there is none.
 func (c *ReplicaConfig) urlRival() (key, value string) {
 	switch typ := c.replicaType(); {
-	case typ == replicaTypeS3 && c.Bucket != "":
+	case hasBucket(typ) && c.Bucket != "":
 		return "bucket", c.Bucket
 	case typ == replicaTypeSFTP && c.Host != "":
 		return "host", c.Host

@@ -51,6 +51,7 @@ var layerOf = map[string]int{
 // mayStartGoroutines lists the owners of goroutines, as patterns of path.Match.
 // Each of them waits for what it started before it returns from Close or Run.
 var mayStartGoroutines = []string{
+	"internal/blob/each.go", // parallel requests of one call, which waits for them
 	"internal/workpool/*.go",
 	"internal/control/server.go",   // its loop
 	"internal/control/handlers.go", // operations, which the server waits for

@@ -147,3 +147,13 @@ func freeAddr(tb testing.TB) string {
 	tb.Fatalf("no free port after %d attempts", attempts)
 	return ""
 }
+
+// splitAddr returns the host and the port of an address.
+func splitAddr(tb testing.TB, addr string) (host, port string) {
+	tb.Helper()
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return host, port
+}

@@ -64,14 +64,25 @@ func newS3Server(p *process, caFile string) *S3Server {
 // without what the AWS SDK reads (AWS_CA_BUNDLE alone stops upstream from
 // starting), with the server's credentials and certificate.
 func (s *S3Server) Env() []string {
-	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
-		return strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "LITESTREAM_") || strings.HasPrefix(kv, "SSL_CERT_")
-	})
+	env := cleanEnv()
 	env = append(env, "AWS_ACCESS_KEY_ID="+s.AccessKey, "AWS_SECRET_ACCESS_KEY="+s.SecretKey)
 	if s.CAFile != "" {
 		env = append(env, "SSL_CERT_FILE="+s.CAFile)
 	}
 	return env
+}
+
+// cleanEnv returns our environment without what tells a program where replicas
+// are and how to reach them.
+func cleanEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		for _, prefix := range []string{"AWS_", "AZURE_", "GOOGLE_", "LITESTREAM_", "SSL_CERT_", "STORAGE_EMULATOR_"} {
+			if strings.HasPrefix(kv, prefix) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // Stop ends the server's process and waits for it. Its data stays, and its port
@@ -175,16 +186,24 @@ func binary(tb testing.TB, env, name, target string) string {
 	tb.Helper()
 	path := os.Getenv(env)
 	if path == "" {
-		cache := os.Getenv("LITESTREAM_TEST_CACHE")
-		if home, err := os.UserHomeDir(); cache == "" && err == nil {
-			cache = filepath.Join(home, ".cache", "litestream-test")
-		}
-		path = filepath.Join(cache, "bin", name)
+		path = filepath.Join(cacheDir(), "bin", name)
 	}
 	if _, err := exec.LookPath(path); err != nil {
 		missing(tb, name, target)
 	}
 	return path
+}
+
+// cacheDir returns the folder that scripts/install.sh installs into.
+func cacheDir() string {
+	if cache := os.Getenv("LITESTREAM_TEST_CACHE"); cache != "" {
+		return cache
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "" // nothing is found there
+	}
+	return filepath.Join(home, ".cache", "litestream-test")
 }
 
 // missing skips the test, or fails it where the caller promised by

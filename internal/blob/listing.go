@@ -1,0 +1,102 @@
+package blob
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/superfly/ltx"
+)
+
+// An Entry is one object of a listing.
+type Entry struct {
+	Key       string
+	Size      int64     // bytes
+	Stored    time.Time // when it was uploaded
+	Timestamp string    // of the LTX header, from the metadata; RFC 3339
+}
+
+// Listing gathers the LTX files below a root.
+type Listing struct {
+	Root Root
+	Seek ltx.TXID // files that begin before it are left out
+
+	infos   []*ltx.FileInfo
+	untimed []*ltx.FileInfo // those without the time of their header
+}
+
+// Add takes an object in, unless it is no LTX file.
+func (l *Listing) Add(e Entry) {
+	level, name, ok := l.Root.Split(e.Key)
+	if !ok {
+		return
+	}
+	minTXID, maxTXID, err := ltx.ParseFilename(name)
+	if err != nil || minTXID < l.Seek {
+		return
+	}
+	info := &ltx.FileInfo{Level: level, MinTXID: minTXID, MaxTXID: maxTXID, Size: e.Size, CreatedAt: e.Stored.UTC()}
+	if t, err := time.Parse(time.RFC3339Nano, e.Timestamp); err == nil {
+		info.CreatedAt = t.UTC()
+	} else {
+		l.untimed = append(l.untimed, info)
+	}
+	l.infos = append(l.infos, info)
+}
+
+// Sorted returns the files in ascending order of level, MinTXID and MaxTXID.
+func (l *Listing) Sorted() []*ltx.FileInfo {
+	slices.SortFunc(l.infos, func(a, b *ltx.FileInfo) int {
+		return cmp.Or(cmp.Compare(a.Level, b.Level), cmp.Compare(a.MinTXID, b.MinTXID), cmp.Compare(a.MaxTXID, b.MaxTXID))
+	})
+	return l.infos
+}
+
+// headerWorkers is the number of headers that are read at a time.
+const headerWorkers = 16
+
+// OpenFunc opens a part of an object.
+type OpenFunc func(ctx context.Context, key string, offset, size int64) (io.ReadCloser, error)
+
+// ReadHeaders reads the time of the files whose metadata have none, as those of
+// a copied bucket, and drops those that were deleted meanwhile. The time of
+// upload would be a guess, and a restore to a point in time cannot guess.
+func (l *Listing) ReadHeaders(ctx context.Context, open OpenFunc) error {
+	gone := make(map[*ltx.FileInfo]bool)
+	missing := make([]bool, len(l.untimed))
+	err := Each(ctx, len(l.untimed), headerWorkers, func(ctx context.Context, i int) error {
+		info := l.untimed[i]
+		t, err := headerTime(ctx, open, l.Root.File(info.Level, info.MinTXID, info.MaxTXID))
+		if missing[i] = errors.Is(err, fs.ErrNotExist); missing[i] {
+			return nil
+		}
+		info.CreatedAt = t
+		return err
+	}, func(error) bool { return true })
+	if err != nil {
+		return err
+	}
+	for i, info := range l.untimed {
+		gone[info] = missing[i]
+	}
+	l.infos = slices.DeleteFunc(l.infos, func(info *ltx.FileInfo) bool { return gone[info] })
+	return nil
+}
+
+func headerTime(ctx context.Context, open OpenFunc, key string) (t time.Time, err error) {
+	r, err := open(ctx, key, 0, ltx.HeaderSize)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	hdr, _, err := ltx.PeekHeader(r)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read ltx header of %s: %w", key, err)
+	}
+	return time.UnixMilli(hdr.Timestamp).UTC(), nil
+}
