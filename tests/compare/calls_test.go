@@ -439,7 +439,7 @@ var daemonSessions = []session{
 	`)},
 	{"register", daemonSteps(`
 		register -socket s -replica file://$D/second.replica second.db
-		@wait second.replica/ltx/0/0000000000000001-0000000000000001.ltx
+		@synced second.db
 		register -socket s -replica file://$D/second.replica second.db
 		register -socket s -json -replica file://$D/second.replica second.db
 		register -socket s -replica file://$D/other.replica $D/live.db
@@ -476,7 +476,7 @@ var daemonSessions = []session{
 	`)},
 	{"no socket", []string{"@start replicate -config socket-permission.yml", "@said 'control server'", "info -socket plain", "@stop"}},
 	{"follow", []string{
-		"@start restore -f -o out file://$D/backup", "@wait out-txid", "@stop",
+		"@start restore -f -o out file://$D/backup", "@wait out-txid", "@wait out", "@said level=INFO", "@stop",
 		"@start restore -f -follow-interval 50ms -o out file://$D/backup", "@said level=INFO", "@stop",
 		"restore -o out file://$D/backup",
 		"@remove out-txid",
@@ -484,13 +484,12 @@ var daemonSessions = []session{
 	}},
 	{"watch", []string{
 		"@start replicate -config watch.yml", "@wait s",
-		"@wait watched.replica/w.db/ltx/0/0000000000000001-0000000000000001.ltx",
-		"@wait watched.replica/sub/x.db/ltx/0/0000000000000001-0000000000000001.ltx",
+		"@synced watched/w.db", "@synced watched/sub/x.db",
 		"list -socket s",
 		"@create watched/new.db",
-		"@wait watched.replica/new.db/ltx/0/0000000000000001-0000000000000001.ltx",
+		"@synced watched/new.db",
 		"@create watched/sub/newer.db",
-		"@wait watched.replica/sub/newer.db/ltx/0/0000000000000001-0000000000000001.ltx",
+		"@synced watched/sub/newer.db",
 		"sync -socket s -wait watched/new.db",
 		"stop -socket s watched/new.db",
 		"start -socket s watched/new.db",
@@ -498,7 +497,7 @@ var daemonSessions = []session{
 		"@listed !/new.db",
 		"sync -socket s -wait watched/new.db",
 		"register -socket s -replica file://$D/other.replica watched/other",
-		"@wait other.replica/ltx/0/0000000000000001-0000000000000001.ltx",
+		"@synced watched/other",
 		"list -socket s -json",
 		"@stop",
 	}},
@@ -511,7 +510,7 @@ var daemonSessions = []session{
 // daemonSteps returns steps that talk to a daemon whose database live.db is in
 // its replica.
 func daemonSteps(text string) []string {
-	steps := []string{"@start replicate -config socket.yml", "@wait s", "@wait live.replica/ltx/0/0000000000000001-0000000000000001.ltx"}
+	steps := []string{"@start replicate -config socket.yml", "@wait s", "@synced live.db"}
 	for line := range strings.Lines(text) {
 		if line = strings.TrimSpace(line); line != "" {
 			steps = append(steps, line)

@@ -108,6 +108,11 @@ func (w *world) step(text string) output {
 		waitFor(w.t, text, func() bool {
 			return strings.Contains(w.request([]string{"GET", "/list", ""}).stdout, words) != gone
 		})
+	case "@synced": // for a database of the daemon to have a time of its last sync
+		words := fmt.Sprintf(`"path":"/scratch/%s","status":"replicating","last_sync_at":`, args[1])
+		waitFor(w.t, text, func() bool {
+			return strings.Contains(w.request([]string{"GET", "/list", ""}).stdout, words)
+		})
 	case "@said": // for words in the daemon's output
 		waitFor(w.t, text, func() bool { return strings.Contains(w.daemon.out.String()+w.daemon.err.String(), args[1]) })
 	case "@remove":
