@@ -249,8 +249,8 @@ func (m *MultiDBManager) cooled(d *DynamicDB, pos tenantPosition) {
 	}
 	rec := m.recordLocked(d.idx)
 	rec.Files = m.filesLocked(d).encode()
+	m.put(rec, pos.Ledger) // before anybody can forget the record
 	m.mu.Unlock()
-	m.put(rec, pos.Ledger)
 	m.metrics.demoted()
 	m.dispatch()
 }
