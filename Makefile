@@ -102,6 +102,7 @@ upstream: ## install upstream's litestream v0.5.18 and v0.3.14 into the cache
 servers: ## install the servers of the tests: into the cache, and by apt Ceph RGW and OpenSSH
 	@scripts/install.sh versitygw
 	@scripts/install.sh fake-gcs-server
+	@scripts/install.sh azurite
 	@scripts/install.sh ceph
 	@scripts/install.sh sshd
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -146,9 +147,7 @@ func (cn *connection) send(ctx context.Context, r *request, token *oauth2.Token)
 	if err != nil {
 		return nil, withoutURL(err)
 	}
-	for name, values := range r.header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, r.header)
 	req.Header.Set("User-Agent", "litestream")
 	req.ContentLength = r.size
 	if token != nil {

@@ -217,7 +217,7 @@ func (rs *resumable) sendRest(ctx context.Context, w window) (*object, error) {
 	if w.last {
 		r.header.Set("X-Goog-Hash", "crc32c="+w.sum)
 	}
-	resp, err := rs.conn.try(ctx, r)
+	resp, err := rs.conn.try(ctx, r) //nolint:bodyclose // readAnswer closes it
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +226,7 @@ func (rs *resumable) sendRest(ctx context.Context, w window) (*object, error) {
 
 // ask asks how much the service has.
 func (rs *resumable) ask(ctx context.Context, w window) (*object, error) {
-	resp, err := rs.conn.do(ctx, rs.newRequest(w, true))
+	resp, err := rs.conn.do(ctx, rs.newRequest(w, true)) //nolint:bodyclose // readAnswer closes it
 	if err != nil {
 		return nil, err
 	}
@@ -272,7 +272,7 @@ func (rs *resumable) cancel(ctx context.Context) {
 		err = readAnswer(resp, nil)
 	}
 	// 499 is the answer to what was asked for.
-	if api, ok := errors.AsType[*apiError](err); err != nil && !(ok && api.status/100 == 4) {
+	if api, ok := errors.AsType[*apiError](err); err != nil && (!ok || api.status/100 != 4) {
 		rs.logger.Load().Debug("cancel upload", "bucket", rs.Bucket, "key", rs.key, "error", err)
 	}
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs one thing that tests or lint need:
-# upstream | versitygw | fake-gcs-server | golangci-lint | ceph | sshd | cross.
+# upstream | versitygw | fake-gcs-server | azurite | golangci-lint | ceph | sshd | cross.
 # Go programs go into $LITESTREAM_TEST_CACHE/bin; what is there in the wanted
 # version is left alone, so that no network is needed then.
 set -euo pipefail
@@ -38,6 +38,31 @@ install_apt() {
   echo "installing $WHAT with apt-get (once)"
   $sudo apt-get update -q
   $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
+}
+
+# install_azurite installs Microsoft's server of Azure's protocol with npm. It is
+# a program of Node.js, which has to be there already.
+install_azurite() {
+  local version=3.37.0 dir=$cache/azurite tmp
+  if [ "${LITESTREAM_TEST_AZURITE:-}" = off ]; then
+    echo "Azurite: left out (LITESTREAM_TEST_AZURITE=off)"
+    return
+  fi
+  exec 9>"$bin/.azurite.lock"
+  flock 9
+  if grep -qsF "\"version\": \"$version\"" "$dir/node_modules/azurite/package.json"; then
+    return
+  fi
+  if ! type node npm >/dev/null 2>&1; then
+    WHAT="Node.js (for Azurite)"
+    HINT="Install Node.js 20 or newer with npm, or set LITESTREAM_TEST_AZURITE=off to test without it."
+    install_apt nodejs npm
+  fi
+  echo "installing azurite@$version into $dir (once)"
+  tmp=$(mktemp -d "$cache/.azurite.XXXXXX")
+  npm install --prefix "$tmp" --no-fund --no-audit --omit=dev --loglevel=error "azurite@$version" || { rm -rf "$tmp"; return 1; }
+  rm -rf "$dir"
+  mv "$tmp" "$dir"
 }
 
 # install_ceph installs Ceph's object gateway from the distribution. Nothing is
@@ -86,11 +111,12 @@ upstream-v03)
 versitygw) install_go versitygw github.com/versity/versitygw/cmd/versitygw v1.8.0 '-s -w' ;;
 fake-gcs-server) install_go fake-gcs-server github.com/fsouza/fake-gcs-server v1.56.1 '-s -w' ;;
 golangci-lint) install_go golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0 '-s -w' ;;
+azurite) install_azurite ;;
 ceph) install_ceph ;;
 sshd) install_sshd ;;
 cross) install_cross ;;
 *)
-  echo "usage: $0 upstream|upstream-v03|versitygw|fake-gcs-server|golangci-lint|ceph|sshd|cross" >&2
+  echo "usage: $0 upstream|upstream-v03|versitygw|fake-gcs-server|azurite|golangci-lint|ceph|sshd|cross" >&2
   exit 2
   ;;
 esac

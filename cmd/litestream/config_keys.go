@@ -172,6 +172,9 @@ func sharedKeys() []configKey {
 		{name: "sse-customer-key"},
 		{name: "sse-customer-key-path"},
 		{name: "sse-kms-key-id"},
+		{name: "account-name"},
+		{name: "account-key"},
+		{name: "sas-token"},
 		{name: "host"},
 		{name: "user"},
 		{name: "password"},
@@ -183,7 +186,6 @@ func sharedKeys() []configKey {
 		{name: "validation-interval", since: legacy, instead: fixedNote("every snapshot compares all pages with what was captured")},
 	}
 	for _, name := range []string{
-		"account-name", "account-key", "sas-token",
 		"webdav-url", "webdav-username", "webdav-password",
 		"jwt", "seed", "creds", "nkey", "username", "token", "tls", "root-cas",
 		"client-cert", "client-key", "max-reconnects", "reconnect-wait", "timeout",

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/abs"
 	"github.com/benbjohnson/litestream/file"
 	"github.com/benbjohnson/litestream/gs"
 	"github.com/benbjohnson/litestream/s3"
@@ -82,6 +83,10 @@ type ReplicaSettings struct {
 	HostKey          string `yaml:"host-key"`
 	ConcurrentWrites *bool  `yaml:"concurrent-writes"`
 
+	AccountName string `yaml:"account-name"`
+	AccountKey  secret `yaml:"account-key"`
+	SASToken    secret `yaml:"sas-token"`
+
 	Age AgeConfig `yaml:"age"`
 }
 
@@ -122,6 +127,9 @@ func (c *ReplicaConfig) inherit(def *ReplicaSettings) {
 	inheritValue(&c.SSECustomerKey, def.SSECustomerKey)
 	inheritValue(&c.SSECustomerKeyPath, def.SSECustomerKeyPath)
 	inheritValue(&c.SSEKMSKeyID, def.SSEKMSKeyID)
+	inheritValue(&c.AccountName, def.AccountName)
+	inheritValue(&c.AccountKey, def.AccountKey)
+	inheritValue(&c.SASToken, def.SASToken)
 	inheritValue(&c.User, def.User)
 	inheritValue(&c.Password, def.Password)
 	inheritValue(&c.KeyPath, def.KeyPath)
@@ -161,6 +169,7 @@ const (
 	replicaTypeFile = "file"
 	replicaTypeS3   = "s3"
 	replicaTypeGS   = "gs"
+	replicaTypeABS  = "abs"
 	replicaTypeSFTP = "sftp"
 )
 
@@ -173,7 +182,7 @@ func isReplicaType(typ string) bool {
 // names.
 func hasBucket(typ string) bool {
 	switch typ {
-	case replicaTypeS3, replicaTypeGS:
+	case replicaTypeS3, replicaTypeGS, replicaTypeABS:
 		return true
 	default:
 		return false
@@ -187,7 +196,7 @@ func takesRootedPath(typ string) bool { return typ == replicaTypeSFTP }
 // isLaterReplicaType reports whether upstream knows the type and we do not yet.
 func isLaterReplicaType(typ string) bool {
 	switch typ {
-	case "abs", "webdav", "nats", "oss":
+	case "webdav", "nats", "oss":
 		return true
 	default:
 		return false
@@ -228,6 +237,8 @@ func (c *ReplicaConfig) logArgs(client litestream.ReplicaClient) []any {
 		args = append(args, "path", client.Path())
 	case *s3.ReplicaClient:
 		args = append(args, "bucket", client.Bucket, "path", client.Path, "region", client.Region, "endpoint", redactURL(client.Endpoint))
+	case *abs.ReplicaClient:
+		args = append(args, "bucket", client.Bucket, "path", client.Path, "endpoint", redactURL(client.Endpoint))
 	case *gs.ReplicaClient:
 		args = append(args, "bucket", client.Bucket, "path", client.Path)
 	case *sftp.ReplicaClient:
@@ -247,6 +258,18 @@ func newReplicaClient(c *ReplicaConfig) (litestream.ReplicaClient, error) {
 		return file.NewReplicaClient(c.filePath()), nil
 	case replicaTypeS3:
 		cfg := c.s3Config()
+		if c.URL != "" {
+			var err error
+			if cfg, err = cfg.WithURL(c.URL); err != nil {
+				return nil, err
+			}
+		}
+		return cfg.NewReplicaClient()
+	case replicaTypeABS:
+		cfg := abs.Config{
+			AccountName: c.AccountName, AccountKey: string(c.AccountKey), SASToken: string(c.SASToken),
+			Bucket: c.Bucket, Path: c.Path, Endpoint: c.Endpoint, MaxConns: c.maxConns,
+		}
 		if c.URL != "" {
 			var err error
 			if cfg, err = cfg.WithURL(c.URL); err != nil {

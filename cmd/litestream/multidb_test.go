@@ -153,6 +153,8 @@ func TestMultiDB_Locations(t *testing.T) {
 		`url: "file:///{{tenant}}"`:                                                      "file:///a%20%25%3F",
 		`type: s3, bucket: b, path: "p/{{tenant}}"`:                                      "s3://b/p/a%20%25%3F",
 		`url: "s3://b/p/{{tenant}}"`:                                                     "s3://b/p/a%20%25%3F",
+		`type: abs, bucket: b, account-name: a, path: "p/{{tenant}}"`:                    "abs://a@b/p/a%20%25%3F",
+		`url: "abs://a@b/p/{{tenant}}?endpoint=http://h:1/a"`:                            "abs://a@b/p/a%20%25%3F?endpoint=http://h:1/a",
 		`type: gs, bucket: b, path: "p/{{tenant}}/s"`:                                    "gs://b/p/a%20%25%3F/s",
 		`url: "gs://b/p%20q/{{tenant}}"`:                                                 "gs://b/p q/a%20%25%3F",
 		`url: "s3://b/p%20q/r%20{{tenant}}/s%21"`:                                        "",
