@@ -38,6 +38,8 @@ type memFleet struct {
 	fail atomic.Pointer[func(replica, op string, level int) error]
 	// hang makes uploads wait until their context is done.
 	hang atomic.Bool
+	// gate makes them wait until it is opened.
+	gate gate
 
 	failing int // databases that have a reason to fail
 
@@ -152,6 +154,51 @@ func (c hangingClient) WriteLTXFileExclusive(ctx context.Context, level int, min
 	return c.MemClient.WriteLTXFileExclusive(ctx, level, minTXID, maxTXID, r)
 }
 
+// gate holds up whoever passes while it is shut.
+type gate struct{ ch atomic.Pointer[chan struct{}] }
+
+func (g *gate) shut() {
+	ch := make(chan struct{})
+	g.ch.Store(&ch)
+}
+
+func (g *gate) open() { close(*g.ch.Swap(nil)) }
+
+func (g *gate) pass(ctx context.Context) error {
+	ch := g.ch.Load()
+	if ch == nil {
+		return nil
+	}
+	select {
+	case <-*ch:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// gateClient is a replica whose uploads may be held up.
+type gateClient struct {
+	hangingClient
+	gate *gate
+}
+
+// WriteLTXFile implements litestream.ReplicaClient.
+func (c gateClient) WriteLTXFile(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, r io.Reader) (*ltx.FileInfo, error) {
+	if err := c.gate.pass(ctx); err != nil {
+		return nil, err
+	}
+	return c.hangingClient.WriteLTXFile(ctx, level, minTXID, maxTXID, r)
+}
+
+// WriteLTXFileExclusive implements litestream.ExclusiveWriter.
+func (c gateClient) WriteLTXFileExclusive(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, r io.Reader) (*ltx.FileInfo, error) {
+	if err := c.gate.pass(ctx); err != nil {
+		return nil, err
+	}
+	return c.hangingClient.WriteLTXFileExclusive(ctx, level, minTXID, maxTXID, r)
+}
+
 // path returns the path of a database of that name.
 func (f *memFleet) path(name string) string { return filepath.Join(f.dir, name) }
 
@@ -162,7 +209,7 @@ func (f *memFleet) manager() *litestream.MultiDBManager {
 	m, err := litestream.NewMultiDBManager(f.cfg, store, litestream.TenantClients{
 		Root: f.root,
 		Tenant: func(t *litestream.Tenant) (litestream.ReplicaClient, error) {
-			return hangingClient{f.client(t.ReplicaPath), &f.hang}, nil
+			return gateClient{hangingClient{f.client(t.ReplicaPath), &f.hang}, &f.gate}, nil
 		},
 	})
 	if err != nil {

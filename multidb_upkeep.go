@@ -290,7 +290,7 @@ func (m *MultiDBManager) holdHot(ctx context.Context, i uint32) (*DynamicDB, *ma
 	for {
 		d := m.ensureHot(i)
 		if d == nil {
-			return nil, nil, errTenantGone
+			return nil, nil, m.whyNotHot(i)
 		}
 		open, err := d.hold(ctx)
 		if errors.Is(err, errTenantEnded) {
@@ -303,8 +303,18 @@ func (m *MultiDBManager) holdHot(ctx context.Context, i uint32) (*DynamicDB, *ma
 	}
 }
 
+// whyNotHot returns why ensureHot does not open a database.
+func (m *MultiDBManager) whyNotHot(i uint32) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.table.At(i); s != nil && s.has(tenantStopped) {
+		return ErrDatabaseNotOpen
+	}
+	return errTenantGone
+}
+
 // ensureHot returns a database that is hot, and makes it so beyond the number
-// of places if it is not. It returns nil if its file is gone.
+// of places if it is not. It returns nil if its file is gone, or it was stopped.
 func (m *MultiDBManager) ensureHot(i uint32) *DynamicDB {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -86,12 +86,14 @@ type managedDB struct {
 	compactor *Compactor // nil without a replica
 	tasks     [taskKinds]scheduled
 	removed   bool         // guarded by the scheduler
+	ready     bool         // connected with everything; guarded by the store
 	tenant    tenantEvents // nil unless the database was found by pattern
 
 	sync, upload, maintain, validate failures // each used by one task at a time
 	problems                         string   // found by the last validation; used by that task
 	// uploadFailing is set by the upload task; whoever stages a file reads it.
 	uploadFailing atomic.Bool
+	looking       atomic.Bool // a look runs
 	// lookedAt is when a look last succeeded, or when the database came to the
 	// store, in nanoseconds since the epoch.
 	lookedAt atomic.Int64
@@ -226,7 +228,8 @@ func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
 	m := s.newManaged(db)
 	s.mu.Lock()
 	_, dup := s.dbs[db.Path()]
-	_, stopped := s.stopped[db.Path()]
+	st := s.stopped[db.Path()]
+	stopped := st != nil && st.next != db
 	if !dup && !stopped {
 		s.dbs[db.Path()] = m
 	}
@@ -249,6 +252,10 @@ func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
 		}
 	}
 	s.share(m, s.resources.shared)
+	s.mu.Lock()
+	m.ready = true
+	delete(s.stopped, db.Path()) // it is known all the time, the one way or the other
+	s.mu.Unlock()
 	return m, nil
 }
 

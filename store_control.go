@@ -22,9 +22,15 @@ var (
 	// ErrDatabaseNotFound means that nothing replicates the path.
 	ErrDatabaseNotFound = errors.New("database not found")
 
+	// ErrDatabaseExists means that a database has just this replica already.
+	ErrDatabaseExists = errors.New("database is replicated there already")
+
 	// ErrDatabaseNotOpen means that replication of the database was stopped.
 	ErrDatabaseNotOpen = errors.New("database not open")
 )
+
+// errReplicated means that a database has another replica.
+var errReplicated = errors.New("database is replicated already")
 
 // errNoPosition is upstream's word for a database that has no data yet.
 var errNoPosition = errors.New("replica sync: no position, waiting for data")
@@ -92,7 +98,7 @@ func (s *Store) find(path string) (*managedDB, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch m, stopped := s.dbs[path], s.stopped[path]; {
-	case m != nil && m.tenant == nil:
+	case m != nil && m.tenant == nil && m.ready:
 		return m, nil
 	case stopped != nil:
 		return nil, fmt.Errorf("%w: %s", ErrDatabaseNotOpen, path)
@@ -104,19 +110,15 @@ func (s *Store) find(path string) (*managedDB, error) {
 // DBInfo returns what is known of a database without any I/O. The error is
 // ErrDatabaseNotFound.
 func (s *Store) DBInfo(path string) (DBInfo, error) {
-	m, err := s.find(path)
-	switch {
-	case errors.Is(err, ErrDatabaseNotOpen):
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if st := s.stopped[path]; st != nil {
-			return st.info, nil
-		}
-		return DBInfo{}, fmt.Errorf("%w: %s", ErrDatabaseNotFound, path)
-	case err != nil:
-		return DBInfo{}, err
-	default:
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch m, stopped := s.dbs[path], s.stopped[path]; {
+	case stopped != nil:
+		return stopped.info, nil
+	case m != nil && m.tenant == nil:
 		return m.info(), nil
+	default:
+		return DBInfo{}, fmt.Errorf("%w: %s", ErrDatabaseNotFound, path)
 	}
 }
 
@@ -126,7 +128,7 @@ func (s *Store) DBInfos() []DBInfo {
 	s.mu.Lock()
 	running := make([]*managedDB, 0, len(s.dbs))
 	for _, m := range s.dbs {
-		if m.tenant == nil {
+		if m.tenant == nil && m.ready {
 			running = append(running, m)
 		}
 	}
@@ -254,13 +256,10 @@ func (s *Store) StartDB(ctx context.Context, path string) (info DBInfo, changed 
 	}
 	s.mu.Lock()
 	st := s.stopped[path]
-	delete(s.stopped, path)
 	s.mu.Unlock()
+	st.next.presume(info.Status.TXID)
 	m, err := s.manage(ctx, st.next)
 	if err != nil {
-		s.mu.Lock()
-		s.stopped[path] = st
-		s.mu.Unlock()
 		return DBInfo{}, false, err
 	}
 	s.start(m)
@@ -316,9 +315,17 @@ func (db *DB) renew() *DB {
 	return n
 }
 
+// presume says which position a database has that was not looked at yet.
+func (db *DB) presume(txid ltx.TXID) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.status.TXID = txid
+}
+
 // RegisterDB begins to replicate one more database, until the process ends or
 // UnregisterDB. One whose file another path of the store leads to, or whose
-// replica another database has, is an error that names that one.
+// replica another database has, is an error that names that one. One that the
+// store has already with that replica is ErrDatabaseExists.
 func (s *Store) RegisterDB(ctx context.Context, db *DB) error {
 	// One at a time, so that two of them do not get the same replica.
 	unlock, err := s.changing.lock(ctx, "")
@@ -332,6 +339,9 @@ func (s *Store) RegisterDB(ctx context.Context, db *DB) error {
 	}
 	dest := db.Replica.Identity()
 	for _, other := range s.all() {
+		if other.Path() == db.Path() {
+			return registeredAlready(db, other)
+		}
 		if other.Replica != nil && other.Replica.Identity() == dest {
 			return fmt.Errorf("replica %s belongs to database %s: two databases in one replica would overwrite each other", db.Replica.Location(), other.Path())
 		}
@@ -340,6 +350,17 @@ func (s *Store) RegisterDB(ctx context.Context, db *DB) error {
 		}
 	}
 	return s.AddDB(ctx, db)
+}
+
+// registeredAlready returns why a database cannot be registered that the store
+// has.
+func registeredAlready(db, have *DB) error {
+	if have.Replica == nil {
+		return fmt.Errorf("%w: %s, without a replica: unregister it first", errReplicated, db.Path())
+	} else if have.Replica.Identity() != db.Replica.Identity() {
+		return fmt.Errorf("%w: %s, to %s: unregister it first, to replicate it to %s", errReplicated, db.Path(), have.Replica.Location(), db.Replica.Location())
+	}
+	return fmt.Errorf("%w: %s", ErrDatabaseExists, db.Path())
 }
 
 // all returns the databases of the store and those that were stopped.
@@ -354,19 +375,6 @@ func (s *Store) all() []*DB {
 		a = append(a, st.next)
 	}
 	return a
-}
-
-// FindReplica returns the replica of a database, whether it is stopped or not,
-// or nil.
-func (s *Store) FindReplica(path string) *Replica {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if m := s.dbs[path]; m != nil && m.tenant == nil {
-		return m.db.Replica
-	} else if st := s.stopped[path]; st != nil {
-		return st.next.Replica
-	}
-	return nil
 }
 
 // UnregisterDB is StopDB for good. The replica stays. One that the store does

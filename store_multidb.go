@@ -79,10 +79,12 @@ func (s *Store) addTenant(db *DB, shared *sharedState, events tenantEvents) (*ma
 	return m, nil
 }
 
-// dropTenant ends all tasks of a database found by pattern. One that runs goes
-// on to its end.
+// dropTenant ends all tasks of a database found by pattern, without waiting for
+// those that run: an upload that hangs must not keep a worker for a database
+// that was let go.
 func (s *Store) dropTenant(m *managedDB) {
 	s.sched.remove(m)
+	m.endNow()
 	s.mu.Lock()
 	if s.dbs[m.db.Path()] == m {
 		delete(s.dbs, m.db.Path())

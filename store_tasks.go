@@ -43,8 +43,13 @@ func (s *Store) submit(m *managedDB, kind taskKind) {
 	}
 }
 
-// runSync looks at a database and schedules the next look.
+// runSync looks at a database and schedules the next look. While another look
+// runs, as the one that follows a promotion may, that one will do.
 func (s *Store) runSync(ctx context.Context, m *managedDB) {
+	if !m.looking.CompareAndSwap(false, true) {
+		return
+	}
+	defer m.looking.Store(false)
 	start := time.Now()
 	err := m.db.Sync(ctx)
 	if ctx.Err() != nil {

@@ -28,17 +28,12 @@ func (s *controlService) Register(ctx context.Context, path, replicaURL string) 
 	if err != nil {
 		return control.StateResponse{}, &control.Error{Status: http.StatusBadRequest, Err: fmt.Errorf("invalid replica url: %w", err)}
 	}
-	dest := redactedLocation(db.Replica.Client)
-	if r := s.store.FindReplica(path); r != nil {
-		if have := redactedLocation(r.Client); have != dest {
-			return control.StateResponse{}, conflict("%s is replicated to %s already: unregister it first, to replicate it to %s", path, have, dest)
-		}
-		return control.StateResponse{Status: "already_registered", Path: path}, nil
-	}
 	if err := s.checkFleet(ctx, path, db.Replica.Client); err != nil {
 		return control.StateResponse{}, err
 	}
-	if err := s.store.RegisterDB(ctx, db); err != nil {
+	if err := s.store.RegisterDB(ctx, db); errors.Is(err, litestream.ErrDatabaseExists) {
+		return control.StateResponse{Status: "already_registered", Path: path}, nil
+	} else if err != nil {
 		return control.StateResponse{}, conflict("%w", err)
 	}
 	s.logger.Info("added database to replication", "path", path)
