@@ -29,9 +29,6 @@ var (
 	ErrDatabaseNotOpen = errors.New("database not open")
 )
 
-// errReplicated means that a database has another replica.
-var errReplicated = errors.New("database is replicated already")
-
 // errNoPosition is upstream's word for a database that has no data yet.
 var errNoPosition = errors.New("replica sync: no position, waiting for data")
 
@@ -356,9 +353,9 @@ func (s *Store) RegisterDB(ctx context.Context, db *DB) error {
 // has.
 func registeredAlready(db, have *DB) error {
 	if have.Replica == nil {
-		return fmt.Errorf("%w: %s, without a replica: unregister it first", errReplicated, db.Path())
+		return fmt.Errorf("%s is open without a replica already: unregister it first", db.Path())
 	} else if have.Replica.Identity() != db.Replica.Identity() {
-		return fmt.Errorf("%w: %s, to %s: unregister it first, to replicate it to %s", errReplicated, db.Path(), have.Replica.Location(), db.Replica.Location())
+		return fmt.Errorf("%s is replicated to %s already: unregister it first, to replicate it to %s", db.Path(), have.Replica.Location(), db.Replica.Location())
 	}
 	return fmt.Errorf("%w: %s", ErrDatabaseExists, db.Path())
 }
@@ -375,6 +372,19 @@ func (s *Store) all() []*DB {
 		a = append(a, st.next)
 	}
 	return a
+}
+
+// FindReplica returns the replica of a database, whether it is stopped or not,
+// or nil.
+func (s *Store) FindReplica(path string) *Replica {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m := s.dbs[path]; m != nil && m.tenant == nil {
+		return m.db.Replica
+	} else if st := s.stopped[path]; st != nil {
+		return st.next.Replica
+	}
+	return nil
 }
 
 // UnregisterDB is StopDB for good. The replica stays. One that the store does

@@ -254,7 +254,7 @@ func TestStore_RegisterDB(t *testing.T) {
 		{"c.db", "r1", "belongs to database " + s.path("new.db")},
 		{"hard.db", "r2", "is the same file as " + s.path("a.db")},
 		{"soft.db", "r2", "is the same file as " + s.path("a.db")},
-		{"a.db", "r2", "database is replicated already: " + s.path("a.db") + ", to mem"},
+		{"a.db", "r2", s.path("a.db") + " is replicated to mem already"},
 	} {
 		if err := s.RegisterDB(t.Context(), db(tt.name, tt.replica)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s to %s: got %v, want %q", tt.name, tt.replica, err, tt.want)

@@ -33,14 +33,10 @@ type controlDaemon struct {
 	done    chan int
 }
 
-// startDaemon runs replicate with a configuration until the test ends.
-func startDaemon(t *testing.T, config string) *controlDaemon {
+// startControlDaemon runs replicate with a configuration until the test ends.
+func startControlDaemon(t *testing.T, config string) *controlDaemon {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ls") // the path of a socket has to be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := t.TempDir()
 	d := &controlDaemon{t: t, socket: filepath.Join(dir, "s"), signals: make(chan os.Signal, 2), done: make(chan int, 1)}
 	writeFile(t, filepath.Join(dir, "c.yml"), fmt.Sprintf("socket: {enabled: true, path: %s}\n%s", d.socket, config))
 	a := &app{
@@ -94,7 +90,7 @@ func TestControl_Fleet(t *testing.T) {
 		makeDatabase(t, tenant(name), 3)
 	}
 	makeDatabase(t, dir+"/one.db", 1)
-	d := startDaemon(t, fmt.Sprintf(`
+	d := startControlDaemon(t, fmt.Sprintf(`
 dbs: [{path: %[1]s/one.db, replica: {path: %[1]s/r/one}}]
 multi-db:
   enabled: true
@@ -156,7 +152,7 @@ multi-db:
 		t.Fatal(err)
 	}
 	d.want("Error: register failed: "+dir+"/link.db is the same file as "+tenant("t2"), "register", "-replica", replica, dir+"/link.db")
-	d.want("Error: register failed: database is replicated already: "+dir+"/one.db, to file://"+dir+"/r/one", "register", "-replica", replica, dir+"/one.db")
+	d.want("Error: register failed: "+dir+"/one.db is replicated to file://"+dir+"/r/one already", "register", "-replica", replica, dir+"/one.db")
 	d.want("status: already registered", "register", "-replica", "file://"+dir+"/r/one", dir+"/one.db")
 	d.want("Error: register failed: invalid replica url: replica URL scheme \"gs\" is not supported yet", "register", "-replica", "gs://b/p", dir+"/new.db")
 	d.want("Error: cannot specify a database path and the -all flag", "sync", "-all", dir+"/one.db")
@@ -176,7 +172,7 @@ func TestControl_Parallel(t *testing.T) {
 		makeDatabase(t, fmt.Sprintf("%s/data/t%d.db", dir, i), 1)
 	}
 	makeDatabase(t, dir+"/one.db", 1)
-	d := startDaemon(t, fmt.Sprintf(`
+	d := startControlDaemon(t, fmt.Sprintf(`
 dbs: [{path: %[1]s/one.db, replica: {path: %[1]s/r/one}}]
 multi-db: {enabled: true, patterns: ["%[1]s/data/*.db"], state-dir: %[1]s/state, replica-template: {path: "%[1]s/r/fleet/{{tenant}}"}}
 `, dir))
@@ -221,7 +217,7 @@ multi-db: {enabled: true, patterns: ["%[1]s/data/*.db"], state-dir: %[1]s/state,
 			}
 			defer res.Body.Close()
 			data, err := io.ReadAll(res.Body)
-			if stopped := target == "/sync" && res.StatusCode == http.StatusConflict; err != nil || res.StatusCode != 200 && !stopped {
+			if stopped := target == "/sync" && res.StatusCode == http.StatusConflict; err != nil || res.StatusCode != http.StatusOK && !stopped {
 				t.Errorf("%s %s: %s %s %v", target, body, res.Status, data, err)
 			}
 		})
@@ -273,7 +269,7 @@ func TestControl_HungReplica(t *testing.T) {
 	dir := testFolder(t)
 	makeDatabase(t, dir+"/one.db", 1)
 	makeDatabase(t, dir+"/good.db", 1)
-	d := startDaemon(t, fmt.Sprintf(`
+	d := startControlDaemon(t, fmt.Sprintf(`
 shutdown-timeout: 1s
 access-key-id: a
 secret-access-key: b
@@ -385,12 +381,7 @@ func TestControl_TwoDaemons(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := testFolder(t)
-	sockets, err := os.MkdirTemp("", "ls")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(sockets) })
-	socket := sockets + "/s"
+	socket := t.TempDir() + "/s"
 	for _, name := range []string{"a", "b"} {
 		makeDatabase(t, dir+"/"+name+".db", 1)
 		writeFile(t, name+".yml", fmt.Sprintf("socket: {enabled: true, path: %s}\ndbs: [{path: %s.db, replica: {path: r/%s}}]\n", socket, name, name))
@@ -450,11 +441,7 @@ func TestUpstream_Control(t *testing.T) {
 		"info -socket /none", "list -socket /none -json", "sync -socket /none a.db", "start -socket /none a.db", "stop -socket /none a.db",
 		"register -socket /none -replica file:///x a.db", "unregister -socket /none a.db", "info -socket $", "unregister -dry-run -json a.db",
 	}
-	dir, err := os.MkdirTemp("", "ls")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := t.TempDir()
 	session := func(daemon, client string) (out []string) {
 		if err := os.RemoveAll(dir); err != nil {
 			t.Fatal(err)
