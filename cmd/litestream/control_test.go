@@ -154,7 +154,7 @@ multi-db:
 	d.want("Error: register failed: "+dir+"/link.db is the same file as "+tenant("t2"), "register", "-replica", replica, dir+"/link.db")
 	d.want("Error: register failed: "+dir+"/one.db is replicated to file://"+dir+"/r/one already", "register", "-replica", replica, dir+"/one.db")
 	d.want("status: already registered", "register", "-replica", "file://"+dir+"/r/one", dir+"/one.db")
-	d.want("Error: register failed: invalid replica url: replica URL scheme \"gs\" is not supported yet", "register", "-replica", "gs://b/p", dir+"/new.db")
+	d.want("Error: register failed: invalid replica url: unsupported replica URL scheme: \"bogus\"", "register", "-replica", "bogus://b/p", dir+"/new.db")
 	d.want("Error: cannot specify a database path and the -all flag", "sync", "-all", dir+"/one.db")
 	if code := d.stop(); code != 0 {
 		t.Errorf("status %d\n%s", code, d.log.String())
