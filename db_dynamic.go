@@ -82,7 +82,9 @@ func (d *DynamicDB) begin(ctx context.Context) {
 	switch {
 	case err != nil || m == nil: // the fleet knows
 	case db.Replica.asked():
-		d.fleet.store.runSync(ctx, m)
+		// Not here: somebody may have needed it open since, and have scheduled a
+		// look, and two at a time there must not be.
+		d.fleet.store.look(m)
 	default:
 		d.fleet.store.contact(m) // a look follows it
 	}
