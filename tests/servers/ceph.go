@@ -102,6 +102,7 @@ auth client required = cephx
 auth allow insecure global id reclaim = true
 keyring = %[1]s/keyring
 mon data = %[1]s/mon
+mon data avail crit = 0
 osd data = %[1]s/osd
 run dir = %[1]s
 admin socket =
