@@ -23,13 +23,19 @@ func serveChild(role, path string) error {
 	var do func(line string) error
 	switch role {
 	case "app":
-		c, err := (&sqlite3.SQLiteDriver{}).Open("file:" + path + "?_busy_timeout=0&_synchronous=OFF")
+		// Opening reads the schema and may meet another program's lock: only
+		// the statements of the test do not wait.
+		dc, err := (&sqlite3.SQLiteDriver{}).Open("file:" + path + "?_busy_timeout=10000&_synchronous=OFF")
 		if err != nil {
 			return err
 		}
+		c := dc.(*sqlite3.SQLiteConn)
 		defer c.Close()
+		if _, err := c.Exec("PRAGMA busy_timeout=0", nil); err != nil {
+			return err
+		}
 		do = func(query string) error {
-			_, err := c.(*sqlite3.SQLiteConn).Exec(query, nil)
+			_, err := c.Exec(query, nil)
 			return err
 		}
 	case "alone": // has the database to itself from the first read on

@@ -3,6 +3,7 @@ package sqlitefile_test
 import (
 	"bufio"
 	"bytes"
+	"database/sql/driver"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -36,16 +37,20 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serveChild runs a statement per line of its input and answers each.
+// serveChild runs a statement per line of its input and answers each. It opens
+// the file with the first one: opening reads the schema, and nothing waits for
+// the lock of another child that is writing then.
 func serveChild(path string) error {
-	c := &sqlite3.SQLiteDriver{}
-	dc, err := c.Open("file:" + path + "?_busy_timeout=0&_synchronous=OFF")
-	if err != nil {
-		return err
-	}
-	defer dc.Close()
+	var dc driver.Conn
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
+		if dc == nil {
+			var err error
+			if dc, err = new(sqlite3.SQLiteDriver).Open("file:" + path + "?_busy_timeout=0&_synchronous=OFF"); err != nil {
+				return err
+			}
+			defer dc.Close()
+		}
 		if _, err := dc.(*sqlite3.SQLiteConn).Exec(in.Text(), nil); err != nil {
 			fmt.Println("err", err)
 		} else {

@@ -32,13 +32,14 @@ func TestMain(m *testing.M) {
 // dot each, and "dump FILE" for the database as SQLite reads it. Each is
 // answered by a line "ok" or "err …". It ends with its input.
 func serveChild(path string) error {
-	dc, err := (&sqlite3.SQLiteDriver{}).Open("file:" + path + "?_busy_timeout=0")
+	// Opening may meet the test's own lock: only what follows does not wait.
+	dc, err := (&sqlite3.SQLiteDriver{}).Open("file:" + path + "?_busy_timeout=10000")
 	if err != nil {
 		return err
 	}
 	c := dc.(*sqlite3.SQLiteConn)
 	defer c.Close()
-	if _, err := c.Exec("PRAGMA cache_size=5; PRAGMA synchronous=off", nil); err != nil {
+	if _, err := c.Exec("PRAGMA cache_size=5; PRAGMA synchronous=off; PRAGMA busy_timeout=0", nil); err != nil {
 		return err
 	}
 	in := bufio.NewScanner(os.Stdin)
