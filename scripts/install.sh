@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs one thing that tests or lint need:
-# upstream | versitygw | fake-gcs-server | azurite | golangci-lint | ceph | sshd | cross.
+# upstream | versitygw | fake-gcs-server | azurite | golangci-lint | ceph | sshd | webdav | cross.
 # Go programs go into $LITESTREAM_TEST_CACHE/bin; what is there in the wanted
 # version is left alone, so that no network is needed then.
 set -euo pipefail
@@ -91,6 +91,18 @@ install_sshd() {
   install_apt openssh-server openssh-client
 }
 
+# install_webdav installs two WebDAV servers. Tests run them with configurations
+# of their own; what the packages start of themselves is left alone.
+install_webdav() {
+  if PATH=$PATH:/usr/sbin type lighttpd nginx >/dev/null 2>&1 &&
+    [ -e /usr/lib/nginx/modules/ngx_http_dav_ext_module.so ] && [ -e /usr/lib/lighttpd/mod_webdav.so ]; then
+    return
+  fi
+  WHAT="lighttpd and nginx with WebDAV"
+  HINT="Install lighttpd, lighttpd-mod-webdav, nginx-light and libnginx-mod-http-dav-ext."
+  install_apt lighttpd lighttpd-mod-webdav nginx-light libnginx-mod-http-dav-ext
+}
+
 # install_cross installs what builds and runs programs of linux/arm64.
 install_cross() {
   if type aarch64-linux-gnu-gcc qemu-aarch64-static >/dev/null 2>&1; then
@@ -114,9 +126,10 @@ golangci-lint) install_go golangci-lint github.com/golangci/golangci-lint/v2/cmd
 azurite) install_azurite ;;
 ceph) install_ceph ;;
 sshd) install_sshd ;;
+webdav) install_webdav ;;
 cross) install_cross ;;
 *)
-  echo "usage: $0 upstream|upstream-v03|versitygw|fake-gcs-server|azurite|golangci-lint|ceph|sshd|cross" >&2
+  echo "usage: $0 upstream|upstream-v03|versitygw|fake-gcs-server|azurite|golangci-lint|ceph|sshd|webdav|cross" >&2
   exit 2
   ;;
 esac

@@ -125,10 +125,11 @@ func TestConfigKeys_Effect(t *testing.T) {
 		"sftp": {
 			"host": "h", "user": "u", "password": "w", "key-path": "/k", "host-key": "any", "concurrent-writes": "false",
 		},
-		"abs": {"account-name": "a", "account-key": "a2V5", "sas-token": "sig=x"},
+		"webdav": {"webdav-url": "\"http://h2\"", "webdav-username": "u", "webdav-password": "w"},
+		"abs":    {"account-name": "a", "account-key": "a2V5", "sas-token": "sig=x"},
 	} {
 		for key, value := range keys {
-			replica := map[string]string{"host": "h1", "user": "u1"}
+			replica := map[string]string{"host": "h1", "user": "u1", "webdav-url": "\"http://h1\""}
 			if typ == "abs" {
 				replica = map[string]string{"account-name": "a1", "bucket": "b"}
 			}

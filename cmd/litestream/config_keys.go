@@ -181,12 +181,14 @@ func sharedKeys() []configKey {
 		{name: "key-path"},
 		{name: "host-key"},
 		{name: "concurrent-writes"},
+		{name: "webdav-url"},
+		{name: "webdav-username"},
+		{name: "webdav-password"},
 		{name: "age", child: scopeAge},
 		{name: "auto-recover", since: legacy, instead: fixedNote("local files that are missing or damaged are always made anew")},
 		{name: "validation-interval", since: legacy, instead: fixedNote("every snapshot compares all pages with what was captured")},
 	}
 	for _, name := range []string{
-		"webdav-url", "webdav-username", "webdav-password",
 		"jwt", "seed", "creds", "nkey", "username", "token", "tls", "root-cas",
 		"client-cert", "client-key", "max-reconnects", "reconnect-wait", "timeout",
 	} {

@@ -13,6 +13,7 @@ import (
 	"github.com/benbjohnson/litestream/gs"
 	"github.com/benbjohnson/litestream/s3"
 	"github.com/benbjohnson/litestream/sftp"
+	"github.com/benbjohnson/litestream/webdav"
 )
 
 // secret is a string that no log line and no %v shows.
@@ -87,6 +88,10 @@ type ReplicaSettings struct {
 	AccountKey  secret `yaml:"account-key"`
 	SASToken    secret `yaml:"sas-token"`
 
+	WebDAVURL      string `yaml:"webdav-url"`
+	WebDAVUsername string `yaml:"webdav-username"`
+	WebDAVPassword secret `yaml:"webdav-password"`
+
 	Age AgeConfig `yaml:"age"`
 }
 
@@ -112,6 +117,7 @@ func (c *ReplicaConfig) inherit(def *ReplicaSettings) {
 	if c.URL == "" {
 		inheritValue(&c.Bucket, def.Bucket)
 		inheritValue(&c.Host, def.Host)
+		inheritValue(&c.WebDAVURL, def.WebDAVURL)
 	}
 	inheritValue(&c.Endpoint, def.Endpoint)
 	inheritValue(&c.StorageClass, def.StorageClass)
@@ -135,6 +141,8 @@ func (c *ReplicaConfig) inherit(def *ReplicaSettings) {
 	inheritValue(&c.KeyPath, def.KeyPath)
 	inheritValue(&c.HostKey, def.HostKey)
 	inheritPtr(&c.ConcurrentWrites, def.ConcurrentWrites)
+	inheritValue(&c.WebDAVUsername, def.WebDAVUsername)
+	inheritValue(&c.WebDAVPassword, def.WebDAVPassword)
 	if c.Age.isZero() {
 		c.Age = def.Age
 	}
@@ -171,11 +179,13 @@ const (
 	replicaTypeGS   = "gs"
 	replicaTypeABS  = "abs"
 	replicaTypeSFTP = "sftp"
+
+	replicaTypeWebDAV = "webdav"
 )
 
 // isReplicaType reports whether this release serves the type.
 func isReplicaType(typ string) bool {
-	return typ == replicaTypeFile || typ == replicaTypeSFTP || hasBucket(typ)
+	return typ == replicaTypeFile || typ == replicaTypeSFTP || typ == replicaTypeWebDAV || hasBucket(typ)
 }
 
 // hasBucket reports whether replicas of a type lie in a bucket, which their URL
@@ -196,7 +206,7 @@ func takesRootedPath(typ string) bool { return typ == replicaTypeSFTP }
 // isLaterReplicaType reports whether upstream knows the type and we do not yet.
 func isLaterReplicaType(typ string) bool {
 	switch typ {
-	case "webdav", "nats", "oss":
+	case "nats", "oss":
 		return true
 	default:
 		return false
@@ -243,6 +253,8 @@ func (c *ReplicaConfig) logArgs(client litestream.ReplicaClient) []any {
 		args = append(args, "bucket", client.Bucket, "path", client.Path)
 	case *sftp.ReplicaClient:
 		args = append(args, "host", client.Host, "user", client.User, "path", client.Path)
+	case *webdav.ReplicaClient:
+		args = append(args, "url", redactURL(client.URL), "path", client.Path)
 	}
 	return args
 }
@@ -288,6 +300,8 @@ func newReplicaClient(c *ReplicaConfig) (litestream.ReplicaClient, error) {
 		return cfg.NewReplicaClient()
 	case replicaTypeSFTP:
 		return c.sftpClient()
+	case replicaTypeWebDAV:
+		return c.webdavClient()
 	default:
 		return nil, fmt.Errorf("unknown replica type in config: %q", typ)
 	}
@@ -330,6 +344,21 @@ func (c *ReplicaConfig) sftpClient() (litestream.ReplicaClient, error) {
 		Path:             c.Path,
 		ConcurrentWrites: c.ConcurrentWrites,
 		MaxConns:         c.maxConns,
+	}
+	if c.URL != "" {
+		var err error
+		if cfg, err = cfg.WithURL(c.URL); err != nil {
+			return nil, err
+		}
+	}
+	return cfg.NewReplicaClient()
+}
+
+// webdavClient is sftpClient for WebDAV.
+func (c *ReplicaConfig) webdavClient() (litestream.ReplicaClient, error) {
+	cfg := webdav.Config{
+		URL: c.WebDAVURL, Username: c.WebDAVUsername, Password: string(c.WebDAVPassword),
+		Path: c.Path, MaxConns: c.maxConns,
 	}
 	if c.URL != "" {
 		var err error

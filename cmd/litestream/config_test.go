@@ -248,7 +248,7 @@ func TestParseConfig_Errors(t *testing.T) {
 		{"UnknownType", replica(`type: foo`), `dbs[0].replica.type (line 3): unknown replica type in config: "foo"`},
 		{"UnknownScheme", replica(`url: "bogus://x"`), `dbs[0].replica.url (line 3): unknown replica type in config: "bogus"`},
 		{"LaterType", replica(`type: oss`), `dbs[0].replica.type (line 3): replica type "oss" is not supported yet`},
-		{"LaterScheme", replica(`url: "webdavs://x/y"`), `dbs[0].replica.url (line 3): replica type "webdav" is not supported yet`},
+		{"LaterScheme", replica(`url: "nats://x/y"`), `dbs[0].replica.url (line 3): replica type "nats" is not supported yet`},
 		{"ABSURLAndBucket", replica(`url: "abs://a@x", bucket: y`), "dbs[0].replica.bucket (line 3): cannot specify url & bucket for abs replica (got y)"},
 		{"ABSNoAccount", replica(`url: "abs://x/y"`), "dbs[0].replica (line 3): account-name required for abs replica"},
 		{"ABSNoBucket", replica(`type: abs, account-name: a`), "dbs[0].replica (line 3): bucket required for abs replica"},
@@ -268,6 +268,13 @@ func TestParseConfig_Errors(t *testing.T) {
 		{"NoHost", replica(`type: sftp`), "dbs[0].replica (line 3): host required for sftp replica"},
 		{"NoUser", replica(`url: "sftp://h/p"`), "dbs[0].replica (line 3): user required for sftp replica"},
 		{"URLAndHost", replica(`url: "sftp://u@h/p", host: x`), "dbs[0].replica.host (line 3): cannot specify url & host for sftp replica (got x)"},
+		{"NoWebDAVURL", replica(`type: webdav`), "dbs[0].replica (line 3): webdav-url required for webdav replica"},
+		{"BadWebDAVURL", replica(`type: webdav, webdav-url: "ftp://u:p@h"`), `dbs[0].replica (line 3): invalid webdav-url: "ftp://h" is no http:// or https:// URL with a host`},
+		{"URLAndWebDAVURL", replica(`url: "webdav://h/p", webdav-url: "http://u:p@h"`), "dbs[0].replica.webdav-url (line 3): cannot specify url & webdav-url for webdav replica (got http://u:***@h)"},
+		{
+			"DuplicateWebDAVDestination", "dbs:\n  - {path: /a, replica: {url: 'webdavs://u:p@h/x/r'}}\n  - {path: /b, replica: {type: webdav, webdav-url: 'https://h/x', path: /r/}}",
+			"dbs[1].replica (line 3): databases /a and /b have the same replica destination and would overwrite each other (got webdavs://h/x/r)",
+		},
 		{"HostKey", replica(`url: "sftp://u@h/p", host-key: nonsense`), "dbs[0].replica (line 3): invalid host key: ssh: no key found"},
 		{
 			"DuplicateSFTPDestination", "user: u\ndbs:\n  - {path: /a, replica: {url: 'sftp://u:pass@h/r'}}\n  - {path: /b, replica: {type: sftp, host: h, path: /r/}}",

@@ -216,6 +216,8 @@ func (c *ReplicaConfig) urlRival() (key, value string) {
 		return "bucket", c.Bucket
 	case typ == replicaTypeSFTP && c.Host != "":
 		return "host", c.Host
+	case typ == replicaTypeWebDAV && c.WebDAVURL != "":
+		return "webdav-url", redactURL(c.WebDAVURL)
 	}
 	return "", ""
 }

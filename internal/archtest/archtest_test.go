@@ -69,6 +69,7 @@ var mayStartGoroutines = []string{
 	"internal/mcpserver/server.go", // one listener, which Close waits for
 	"sftp/link.go",                 // calls that may be given up, which closing the connection waits for
 	"sftp/parallel.go",             // parallel requests of one batch, which waits for them
+	"webdav/parallel.go",           // the same
 	"tests/servers/proxy.go",       // both directions of each connection, which the end of the test waits for
 	"cmd/*/*.go",
 }

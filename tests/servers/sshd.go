@@ -26,7 +26,7 @@ type SFTPServer struct {
 // SSHD starts an OpenSSH server. The test is skipped where it is not installed.
 func SSHD(tb testing.TB) *SFTPServer {
 	tb.Helper()
-	path, keygen := program(tb, "sshd", "servers"), program(tb, "ssh-keygen", "servers")
+	path, keygen := program(tb, "sshd"), program(tb, "ssh-keygen")
 	me, err := user.Current()
 	if err != nil {
 		tb.Fatal(err)
@@ -48,10 +48,7 @@ func SSHD(tb testing.TB) *SFTPServer {
 		tb.Fatal(err)
 	}
 	s.HostKey = strings.TrimSpace(string(key))
-	_, port, err := net.SplitHostPort(s.Addr)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	port := portOf(tb, s.Addr)
 	config := filepath.Join(dir, "sshd_config")
 	text := fmt.Sprintf(`ListenAddress 127.0.0.1
 Port %s
@@ -87,7 +84,7 @@ func (s *SFTPServer) Restart() {
 
 // program returns the path of a program of the distribution. Servers are found
 // where a user's PATH does not lead, too.
-func program(tb testing.TB, name, target string) string {
+func program(tb testing.TB, name string) string {
 	tb.Helper()
 	if path, err := exec.LookPath(name); err == nil {
 		return path
@@ -97,6 +94,15 @@ func program(tb testing.TB, name, target string) string {
 			return path
 		}
 	}
-	missing(tb, name, target)
+	missing(tb, name, "servers")
 	return ""
+}
+
+func portOf(tb testing.TB, addr string) string {
+	tb.Helper()
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return port
 }

@@ -1,0 +1,88 @@
+package webdav
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/benbjohnson/litestream"
+)
+
+// ReadObject returns a named object: the file of that name below the path.
+func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byte, err error) {
+	if err := checkObjectName(name); err != nil {
+		return nil, c.fail("get", name, err)
+	}
+	r, err := c.open(ctx, name, 0, litestream.MaxObjectSize+1)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	data, err = io.ReadAll(r)
+	if err == nil && len(data) > litestream.MaxObjectSize {
+		err = fmt.Errorf("object has more than %d bytes", litestream.MaxObjectSize)
+	}
+	if err != nil {
+		return nil, c.wrap("get", name, err)
+	}
+	return data, nil
+}
+
+// WriteObject stores a named object as WriteLTXFile and WriteLTXFileExclusive
+// store files.
+func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byte, exclusive bool) error {
+	if err := checkObjectName(name); err != nil {
+		return c.fail("put", name, err)
+	}
+	if len(data) > litestream.MaxObjectSize {
+		return c.fail("put", name, fmt.Errorf("object has %d bytes, at most %d can be stored", len(data), litestream.MaxObjectSize))
+	}
+	if err := ctx.Err(); err != nil {
+		return c.fail("put", name, err)
+	}
+	return c.store(ctx, name, io.NewSectionReader(bytes.NewReader(data), 0, int64(len(data))), exclusive)
+}
+
+// Empty reports whether there is no file below the path. Folders may be left of
+// what was deleted.
+func (c *ReplicaClient) Empty(ctx context.Context) (bool, error) {
+	return c.emptyDir(ctx, "")
+}
+
+func (c *ReplicaClient) emptyDir(ctx context.Context, key string) (bool, error) {
+	file := false
+	var dirs []string
+	err := c.readDir(ctx, key, func(e entry) {
+		if e.dir {
+			dirs = append(dirs, key+"/"+e.name)
+		} else {
+			file = true
+		}
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	} else if err != nil {
+		return false, err
+	}
+	for _, dir := range dirs {
+		if file {
+			break
+		}
+		empty, err := c.emptyDir(ctx, dir)
+		if err != nil {
+			return false, err
+		}
+		file = !empty
+	}
+	return !file, nil
+}
+
+func checkObjectName(name string) error {
+	if !fs.ValidPath(name) || name == "." {
+		return fmt.Errorf("invalid object name: %q", name)
+	}
+	return nil
+}

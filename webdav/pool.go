@@ -1,0 +1,127 @@
+package webdav
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	dialTimeout     = 30 * time.Second
+	keepAlive       = 30 * time.Second
+	tlsTimeout      = 10 * time.Second
+	idleConnTimeout = 90 * time.Second
+)
+
+// Pool hands out clients that share connections. The zero value is ready.
+type Pool struct {
+	mu    sync.Mutex // guards conns; never held across I/O
+	conns map[connKey]*connection
+}
+
+// sharedPool serves every client that was not made by another pool.
+var sharedPool Pool
+
+// connKey is everything that makes two clients need different connections.
+type connKey struct {
+	url, username, password string
+	maxConns                int
+	responseTimeout         time.Duration
+}
+
+// connection is what the clients of one server and credential share.
+type connection struct {
+	http *http.Client
+
+	// writes is set by the first write. A process that only reads does not
+	// clean up behind others.
+	writes atomic.Bool
+}
+
+// Get returns a client for cfg that uses the pool's connections.
+func (p *Pool) Get(cfg Config) (*ReplicaClient, error) {
+	c, err := cfg.NewReplicaClient()
+	if err != nil {
+		return nil, err
+	}
+	c.pool = p
+	return c, nil
+}
+
+// CloseIdleConnections closes the connections that carry no request.
+func (p *Pool) CloseIdleConnections() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, cn := range p.conns {
+		cn.http.CloseIdleConnections()
+	}
+}
+
+func (p *Pool) connection(o Options) *connection {
+	k := connKey{url: o.URL, username: o.Username, password: o.Password, maxConns: o.MaxConns, responseTimeout: o.ResponseTimeout}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	cn := p.conns[k]
+	if cn == nil {
+		if p.conns == nil {
+			p.conns = make(map[connKey]*connection)
+		}
+		cn = &connection{http: newHTTPClient(k)}
+		p.conns[k] = cn
+	}
+	return cn
+}
+
+func newHTTPClient(k connKey) *http.Client {
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
+	return &http.Client{
+		Transport: &http.Transport{
+			Proxy: http.ProxyFromEnvironment,
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := dialer.DialContext(ctx, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				return &stallConn{Conn: conn, timeout: k.responseTimeout}, nil
+			},
+			TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
+			TLSHandshakeTimeout:   tlsTimeout,
+			ResponseHeaderTimeout: k.responseTimeout,
+			ExpectContinueTimeout: time.Second,
+			IdleConnTimeout:       idleConnTimeout,
+			MaxIdleConns:          k.maxConns,
+			MaxIdleConnsPerHost:   k.maxConns,
+			MaxConnsPerHost:       k.maxConns,
+			// LTX files are never to be unpacked on the way.
+			DisableCompression: true,
+		},
+		// A redirect would turn most of these methods into GET.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// stallConn fails a read or a write when neither direction has moved a byte for
+// timeout. A transfer that is slow but goes on is never cut.
+type stallConn struct {
+	net.Conn
+	timeout time.Duration
+}
+
+func (c *stallConn) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(c.timeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+// Write also gives the peer new time to answer.
+func (c *stallConn) Write(p []byte) (int, error) {
+	if err := c.SetDeadline(time.Now().Add(c.timeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}

@@ -1,0 +1,133 @@
+package webdav
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/benbjohnson/litestream/internal/backoff"
+)
+
+// Attempts of one request.
+const (
+	maxAttempts   = 6
+	minDelay      = 100 * time.Millisecond
+	maxDelay      = 2 * time.Second
+	maxRetryAfter = 30 * time.Second // a longer wait is the caller's to make
+	maxDrain      = 64 << 10         // bytes of an answer read to keep its connection
+)
+
+// request is one request, which may be sent several times.
+type request struct {
+	method string
+	target *url.URL
+	header map[string]string
+	body   *io.SectionReader // nil: none
+
+	// once leaves it to the caller to send the request again.
+	once bool
+}
+
+// send sends a request until there is an answer that another attempt would not
+// change, and returns it if it is a success. The caller closes its body.
+func (c *ReplicaClient) send(ctx context.Context, r request) (*http.Response, error) {
+	if err := c.Init(ctx); err != nil {
+		return nil, err
+	}
+	delay := backoff.Backoff{Min: minDelay, Max: maxDelay}
+	for attempt := 1; ; attempt++ {
+		resp, err := c.sendOnce(ctx, r)
+		if err == nil || r.once || attempt == maxAttempts || ctx.Err() != nil || !isPassing(err) {
+			return resp, err
+		}
+		wait := delay.Next()
+		if se, ok := errors.AsType[*statusError](err); ok && se.retryAfter > wait {
+			if wait = se.retryAfter; wait > maxRetryAfter {
+				return nil, err
+			}
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, errors.Join(ctx.Err(), err)
+		}
+	}
+}
+
+func (c *ReplicaClient) sendOnce(ctx context.Context, r request) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, r.method, r.target.String(), http.NoBody)
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	if r.body != nil {
+		req.Body = io.NopCloser(sourceReader{io.NewSectionReader(r.body, 0, r.body.Size())})
+		req.ContentLength = r.body.Size()
+		if req.ContentLength == 0 {
+			req.Body = http.NoBody
+		}
+	}
+	for name, value := range r.header {
+		req.Header.Set(name, value)
+	}
+	req.Header.Set("User-Agent", "litestream")
+	if c.Username != "" {
+		req.SetBasicAuth(c.Username, c.Password)
+	}
+	resp, err := c.connection().http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
+		return resp, nil
+	}
+	drain(resp)
+	return nil, &statusError{
+		method: r.method, status: resp.Status, code: resp.StatusCode,
+		retryAfter: parseRetryAfter(resp.Header.Get("Retry-After")),
+	}
+}
+
+// ask is send for a request whose answer is its status.
+func (c *ReplicaClient) ask(ctx context.Context, r request) error {
+	resp, err := c.send(ctx, r)
+	if err != nil {
+		return err
+	}
+	drain(resp)
+	return nil
+}
+
+// drain reads the rest of an answer, so that its connection can be used again.
+func drain(resp *http.Response) {
+	_, _ = io.CopyN(io.Discard, resp.Body, maxDrain) // an error costs the connection only
+	_ = resp.Body.Close()
+}
+
+// parseRetryAfter reads both forms of the header (RFC 9110 section 10.2.3).
+func parseRetryAfter(s string) time.Duration {
+	if n, err := strconv.Atoi(s); err == nil && n > 0 {
+		return time.Duration(n) * time.Second
+	}
+	if t, err := http.ParseTime(s); err == nil {
+		return max(0, time.Until(t))
+	}
+	return 0
+}
+
+// sourceReader tells errors of what is uploaded from those of the network.
+type sourceReader struct{ r io.Reader }
+
+func (s sourceReader) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = &sourceError{fmt.Errorf("read file: %w", err)}
+	}
+	return n, err
+}

@@ -1,0 +1,252 @@
+package webdav_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/replicatest"
+	"github.com/benbjohnson/litestream/tests/servers"
+	"github.com/benbjohnson/litestream/webdav"
+)
+
+// TestNginx_Objects writes and reads what multi-db keeps, on a server whose
+// exclusive writes are not atomic.
+func TestNginx_Objects(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, configOf(servers.Nginx(t), "a/b"))
+	if empty, err := c.Empty(t.Context()); err != nil || !empty {
+		t.Fatalf("empty=%t, err=%v", empty, err)
+	}
+	for i := range 2 {
+		err := c.WriteObject(t.Context(), "!litestream/epoch", []byte("x"), true)
+		if got := errors.Is(err, fs.ErrExist); got != (i == 1) || (err != nil) != got {
+			t.Errorf("exclusive write %d: err=%v", i, err)
+		}
+	}
+	if got, err := c.ReadObject(t.Context(), "!litestream/epoch"); err != nil || string(got) != "x" {
+		t.Errorf("read %q, err=%v", got, err)
+	}
+	if empty, err := c.Empty(t.Context()); err != nil || empty {
+		t.Errorf("empty=%t, err=%v", empty, err)
+	}
+}
+
+// TestLighttpd_Cut cuts the connections after a random number of bytes, again
+// and again. Whatever was acknowledged is there, whole, and nothing else.
+func TestLighttpd_Cut(t *testing.T) {
+	t.Parallel()
+	srv := servers.Lighttpd(t)
+	proxy := servers.NewProxy(t, srv.Addr)
+	cfg := configOf(srv, "r")
+	cfg.URL = "http://" + proxy.Addr
+	c := newClient(t, cfg)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	const rounds = 40
+	acked := map[ltx.TXID]bool{}
+	for i := range rounds {
+		txid := ltx.TXID(i + 1)
+		data := replicatest.File(t, txid, txid, 200+rnd.IntN(1_000_000), 0)
+		proxy.CutAfter(1 + rnd.Int64N(int64(len(data))+2000))
+		_, err := c.WriteLTXFile(t.Context(), 0, txid, txid, io.MultiReader(bytes.NewReader(data)))
+		if acked[txid] = err == nil; err != nil && litestream.IsPermanent(err) {
+			t.Errorf("%v is permanent", err)
+		}
+		proxy.CutAfter(1 + rnd.Int64N(int64(len(data))))
+		got, err := replicatest.Read(t, c, 0, txid, txid, 0, 0)
+		switch {
+		case err != nil && !acked[txid] && errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			t.Errorf("read %s: %v", txid, err)
+		case !bytes.Equal(got, data):
+			t.Errorf("read %s: %d bytes, want %d", txid, len(got), len(data))
+		}
+	}
+	proxy.CutAfter(-1)
+	for _, info := range replicatest.List(t, c, 0, 0, true) {
+		delete(acked, info.MinTXID)
+	}
+	failed := 0
+	for txid, ok := range acked {
+		if ok {
+			t.Errorf("%s was acknowledged and is missing", txid)
+		}
+		failed++
+	}
+	if failed > rounds/2 || proxy.Cuts() < rounds/2 {
+		t.Errorf("%d of %d writes failed at %d cuts", failed, rounds, proxy.Cuts())
+	}
+	t.Logf("%d cuts, %d of %d writes failed", proxy.Cuts(), failed, rounds)
+}
+
+// TestLighttpd_Hang stops all bytes: a canceled request ends at once, one that
+// waits ends by itself, and a read goes on when bytes flow.
+func TestLighttpd_Hang(t *testing.T) {
+	t.Parallel()
+	srv := servers.Lighttpd(t)
+	proxy := servers.NewProxy(t, srv.Addr)
+	cfg := configOf(srv, "r")
+	cfg.URL = "http://" + proxy.Addr
+	c := newClient(t, cfg, func(o *webdav.Options) { o.ResponseTimeout = 300 * time.Millisecond })
+	data := replicatest.File(t, 1, 1, 20_000_000, 0)
+	replicatest.Write(t, c, 0, 1, 1, data)
+	rc, err := c.OpenLTXFile(t.Context(), 0, 1, 1, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy.Hang()
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.LTXFiles(ctx, 0, 0, false); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("err=%v, want context.DeadlineExceeded", err)
+	}
+	if _, err := c.WriteLTXFile(ctx, 0, 2, 2, bytes.NewReader(data)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("err=%v, want context.DeadlineExceeded", err)
+	}
+	if d := time.Since(began); d > 5*time.Second {
+		t.Errorf("canceled requests took %s", d)
+	}
+	if _, err := c.LTXFiles(t.Context(), 0, 0, false); err == nil || litestream.IsPermanent(err) {
+		t.Errorf("a server that never answers: err=%v", err)
+	}
+	proxy.Cut()
+	proxy.Resume()
+	got, err := io.ReadAll(rc)
+	if err := errors.Join(err, rc.Close()); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("read on: %d bytes of %d, err=%v", len(got), len(data), err)
+	}
+}
+
+// TestLighttpd_Refused names what is wrong, without the password.
+func TestLighttpd_Refused(t *testing.T) {
+	t.Parallel()
+	srv := servers.Lighttpd(t)
+	cfg := configOf(srv, "r")
+	cfg.Password = "secret-guess"
+	c := newClient(t, cfg)
+	_, err := c.LTXFiles(t.Context(), 0, 0, false)
+	if !litestream.IsPermanent(err) || !strings.Contains(err.Error(), "webdav-password") || strings.Contains(err.Error(), "secret-guess") {
+		t.Errorf("err=%v", err)
+	}
+	srv.Stop()
+	if _, err = newClient(t, configOf(srv, "r")).LTXFiles(t.Context(), 0, 0, false); err == nil || litestream.IsPermanent(err) {
+		t.Errorf("a server that is away: err=%v", err)
+	}
+}
+
+// TestAnswers holds what becomes of answers that real servers give rarely.
+func TestAnswers(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		status    int
+		header    string // Retry-After
+		requests  int64
+		permanent bool
+		want      string
+	}{
+		{http.StatusInsufficientStorage, "", 1, false, "full"},
+		{http.StatusForbidden, "", 1, true, "allow this user"},
+		{http.StatusMethodNotAllowed, "", 1, true, "does not serve WebDAV"},
+		{http.StatusMovedPermanently, "", 1, true, "correct webdav-url"},
+		{http.StatusOK, "", 1, true, "no listing"},
+		{http.StatusTooManyRequests, "600", 1, false, "HTTP429"},
+		{http.StatusLocked, "", 6, false, "lock"},
+	} {
+		t.Run(fmt.Sprint(tt.status), func(t *testing.T) {
+			t.Parallel()
+			var n atomic.Int64
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				n.Add(1)
+				if tt.header != "" {
+					w.Header().Set("Retry-After", tt.header)
+				}
+				w.WriteHeader(tt.status)
+			}))
+			t.Cleanup(srv.Close)
+			c := newClient(t, webdav.Config{URL: srv.URL, Path: "p"})
+			_, err := c.LTXFiles(t.Context(), 0, 0, false)
+			if err == nil || litestream.IsPermanent(err) != tt.permanent || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("err=%v, want permanent=%t and %q", err, tt.permanent, tt.want)
+			}
+			if got := n.Load(); got != tt.requests {
+				t.Errorf("%d requests, want %d", got, tt.requests)
+			}
+		})
+	}
+}
+
+// TestTruncated gives no name to a file of which the server has less, and takes
+// no listing for whole that is cut.
+func TestTruncated(t *testing.T) {
+	t.Parallel()
+	var moved atomic.Bool
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.Method {
+		case http.MethodPut:
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.WriteHeader(http.StatusCreated)
+		case http.MethodHead:
+			w.Header().Set("Content-Length", "100")
+		case "MOVE":
+			moved.Store(true)
+		case "PROPFIND":
+			w.WriteHeader(http.StatusMultiStatus)
+			fmt.Fprint(w, `<D:multistatus xmlns:D="DAV:"><D:response><D:href>/p/ltx/0/x</D:href></D:response>`)
+		}
+	}))
+	t.Cleanup(srv.Close)
+	c := newClient(t, webdav.Config{URL: srv.URL, Path: "p"})
+	_, err := c.WriteLTXFile(t.Context(), 0, 1, 1, bytes.NewReader(replicatest.File(t, 1, 1, 100_000, 0)))
+	if err == nil || !strings.Contains(err.Error(), "server has 100 of 100000 bytes") || moved.Load() {
+		t.Errorf("err=%v, moved=%t", err, moved.Load())
+	}
+	if _, err := c.LTXFiles(t.Context(), 0, 0, false); err == nil || !strings.Contains(err.Error(), "cut off") {
+		t.Errorf("cut listing: err=%v", err)
+	}
+}
+
+// TestSweep removes what a crash left, once the process has written itself.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	srv := servers.Lighttpd(t)
+	c := newClient(t, configOf(srv, "r"))
+	dir := levelDir(srv, c, 0)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	name := ltx.FormatFilename(1, 1)
+	old, young := filepath.Join(dir, name+".1000-1-1.tmp"), filepath.Join(dir, fmt.Sprintf("%s.%d-1-1.tmp", name, time.Now().UnixNano()))
+	for _, p := range []string{old, young} {
+		if err := os.WriteFile(p, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []bool{true, false} {
+		replicatest.List(t, c, 0, 0, false)
+		if _, err := os.Stat(old); (err == nil) != want {
+			t.Errorf("abandoned file: %v, want it there: %t", err, want)
+		}
+		replicatest.Write(t, c, 0, 1, 1, replicatest.File(t, 1, 1, 200, 0))
+	}
+	if _, err := os.Stat(young); err != nil {
+		t.Error(err)
+	}
+}
