@@ -114,6 +114,44 @@ func TestMultiDBManager_OtherReplica(t *testing.T) {
 	}
 }
 
+// A pattern that gives a resting database another place while the program is
+// stopped has it backed up there at the next start: what the registry knows is
+// about the old one. The others are as clean as before.
+func TestMultiDBManager_RestartMoves(t *testing.T) {
+	t.Parallel()
+	f := newMemFleet(t)
+	if err := os.Mkdir(f.path("still"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	makeRestedRows(t, f.path("p1.db"), 3)
+	makeRestedRows(t, f.path("p2.db"), 2)
+	makeRestedRows(t, f.path("still/q.db"), 1)
+	start := func(pattern string) {
+		f.cfg.Patterns = []string{f.dir + pattern, f.dir + "/still/*.db"}
+		f.resetCounts()
+		f.open()
+		f.scans(1)
+		f.awaitCounts(map[string]int{"clean": 3})
+	}
+	start("/p*.db")
+	for range 2 { // there, and back where files lie already
+		f.close()
+		start("/*.db")
+		f.rows("p1", 3)
+		f.rows("p2", 2)
+		if n := f.client("q").Requests(); n != 0 {
+			t.Errorf("%d requests for a database that has its old place", n)
+		}
+		f.close()
+		start("/p*.db")
+		if f.client("1").Count(testutil.OpList) == 0 {
+			t.Error("the replica at the old place was not asked for its position")
+		}
+		f.rows("1", 3)
+	}
+	f.close()
+}
+
 // A registry that is damaged is made anew; one that is not to be had is an
 // error that says why.
 func TestMultiDBManager_StateDir(t *testing.T) {

@@ -2,6 +2,8 @@ package litestream
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -129,6 +131,11 @@ func (m *MultiDBManager) placeLocked(i uint32) error {
 	if err != nil {
 		return err
 	}
+	return m.settleLocked(i, &t)
+}
+
+// settleLocked gives a database the place on the replica that t tells.
+func (m *MultiDBManager) settleLocked(i uint32, t *Tenant) error {
 	group := t.variableOr("database") + "\x00" + t.variableOr("branch")
 	if _, err := m.table.SetGroup(i, t.variableOr(variableProject), group); err != nil {
 		return err
@@ -145,6 +152,13 @@ func (m *MultiDBManager) placeLocked(i uint32) error {
 }
 
 var replicaPathSeed = maphash.MakeSeed()
+
+// placeNumber stands for a database's replica path in the registry
+// (docs/formats/registry.md).
+func placeNumber(replicaPath string) uint64 {
+	sum := sha256.Sum256([]byte(replicaPath))
+	return binary.BigEndian.Uint64(sum[:])
+}
 
 // collisions returns the pairs of databases that would share one replica.
 func (m *MultiDBManager) collisions() error {
@@ -295,6 +309,9 @@ func (m *MultiDBManager) recordLocked(i uint32) registry.Record {
 	}
 	if s.has(tenantDoomed) {
 		rec.State |= recordDoomed
+	}
+	if t, err := m.tenants().Lookup(rec.Path); err == nil {
+		rec.Place = placeNumber(t.ReplicaPath)
 	}
 	rec.Fingerprint = m.table.Fingerprint(i)
 	if s.state == TenantGone {

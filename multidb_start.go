@@ -143,16 +143,22 @@ func (m *MultiDBManager) load(ctx context.Context) error {
 }
 
 // loadLocked makes the record of one row. It is false for one that no pattern
-// matches any more.
+// matches any more, or whose replica would lie elsewhere: what the row says is
+// about the old place, and the scan finds the database as a new one.
 func (m *MultiDBManager) loadLocked(rec *registry.Record, info registry.Info, now time.Time) bool {
 	i := rec.ID - 1
 	if rec.ID == 0 || m.table.AddAt(i, rec.Path) != nil {
 		return false
 	}
-	if err := m.placeLocked(i); errors.Is(err, ErrNoTenant) {
+	t, err := m.tenants().Lookup(rec.Path)
+	if errors.Is(err, ErrNoTenant) || err == nil && placeNumber(t.ReplicaPath) != rec.Place {
 		m.table.Remove(i)
 		return false
-	} else if err != nil {
+	}
+	if err == nil {
+		err = m.settleLocked(i, &t)
+	}
+	if err != nil {
 		m.failLocked(i, &tenantFailure{err: err, lasting: true})
 		return true
 	}

@@ -83,7 +83,7 @@ func TestOpen_Unusable(t *testing.T) {
 		{name: "OnlyHeader", edit: func(b []byte) []byte { return b[:100] }},
 		{name: "CutShort", edit: func(b []byte) []byte { return b[:len(b)/2] }, reason: "malformed"},
 		{name: "MiddlePage", edit: func(b []byte) []byte { at := len(b) / 2 &^ 4095; noise(b[at : at+4096]); return b }},
-		{name: "NewerVersion", sql: "PRAGMA user_version=2", reason: "version 2, want 1"},
+		{name: "NewerVersion", sql: "PRAGMA user_version=3", reason: "version 3, want 2"},
 		{name: "OtherApplication", sql: "PRAGMA application_id=7", reason: "application id 0x7"},
 		{name: "NoTable", sql: "DROP TABLE ledger", reason: "no such table"},
 		{name: "NoInfo", sql: "DELETE FROM info", reason: "table info is empty"},
@@ -416,13 +416,14 @@ func TestRecord_Layout(t *testing.T) {
 	want := full(1, "/data/tenants/1")
 	data := vals[2].([]byte)
 	if string(vals[1].([]byte)) != want.Path || data[0] != 3 || data[1] != want.State ||
-		binary.BigEndian.Uint64(data[2:]) != uint64(want.TXID) ||
-		binary.BigEndian.Uint64(data[10:]) != uint64(want.SyncedAt.UnixNano()) ||
-		binary.BigEndian.Uint64(data[34:]) != uint64(want.GoneAt.UnixNano()) ||
-		binary.BigEndian.Uint64(data[42:]) != want.Fingerprint.Main.ID.Dev ||
-		binary.BigEndian.Uint64(data[114:]) != uint64(want.Fingerprint.WAL.Ctime) ||
-		int(binary.BigEndian.Uint16(data[122:])) != len(want.Reason) ||
-		len(data) != 122+2+len(want.Reason)+2+len(want.Files)+4 {
+		binary.BigEndian.Uint64(data[2:]) != want.Place ||
+		binary.BigEndian.Uint64(data[10:]) != uint64(want.TXID) ||
+		binary.BigEndian.Uint64(data[18:]) != uint64(want.SyncedAt.UnixNano()) ||
+		binary.BigEndian.Uint64(data[42:]) != uint64(want.GoneAt.UnixNano()) ||
+		binary.BigEndian.Uint64(data[50:]) != want.Fingerprint.Main.ID.Dev ||
+		binary.BigEndian.Uint64(data[122:]) != uint64(want.Fingerprint.WAL.Ctime) ||
+		int(binary.BigEndian.Uint16(data[130:])) != len(want.Reason) ||
+		len(data) != 130+2+len(want.Reason)+2+len(want.Files)+4 {
 		t.Errorf("data=%x", data)
 	}
 }

@@ -23,7 +23,7 @@ const (
 	flagWAL     // the fingerprint has a log
 
 	printBytes = 5 * 8
-	fixedBytes = 2 + 5*8 + printBytes // flags, state, five numbers, main file
+	fixedBytes = 2 + 6*8 + printBytes // flags, state, six numbers, main file
 	sumBytes   = 4
 )
 
@@ -45,6 +45,7 @@ func encode(rec *Record) []byte {
 		flags |= flagWAL
 	}
 	b = append(b, flags, rec.State)
+	b = binary.BigEndian.AppendUint64(b, rec.Place)
 	b = binary.BigEndian.AppendUint64(b, uint64(rec.TXID))
 	for _, t := range []time.Time{rec.SyncedAt, rec.Due, rec.ChangedAt, rec.GoneAt} {
 		b = binary.BigEndian.AppendUint64(b, uint64(nanos(t)))
@@ -70,6 +71,7 @@ func decode(rec *Record, id int64, path, data []byte) bool {
 	flags := d[0]
 	*rec = Record{ID: uint32(id), Path: string(path), Settled: flags&flagSettled != 0, State: d[1]}
 	d = d[2:]
+	rec.Place = next(&d)
 	rec.TXID = ltx.TXID(next(&d))
 	for _, t := range []*time.Time{&rec.SyncedAt, &rec.Due, &rec.ChangedAt, &rec.GoneAt} {
 		*t = timeOf(int64(next(&d)))
@@ -163,7 +165,7 @@ func timeOf(n int64) time.Time {
 // forgetReplica empties all that a record knows of a replica.
 func (rec *Record) forgetReplica() {
 	*rec = Record{
-		ID: rec.ID, Path: rec.Path, State: rec.State, Reason: rec.Reason,
+		ID: rec.ID, Path: rec.Path, Place: rec.Place, State: rec.State, Reason: rec.Reason,
 		ChangedAt: rec.ChangedAt, GoneAt: rec.GoneAt,
 	}
 }

@@ -55,6 +55,10 @@ type Record struct {
 	// Path is absolute and may hold any bytes. The caller keeps it unique.
 	Path string
 
+	// Place is where on the replica the database lies, in the caller's terms.
+	// What else is known of the replica is about that place.
+	Place uint64
+
 	// Fingerprint was taken before the last acknowledged capture.
 	Fingerprint sqlitefile.Fingerprint
 	// Settled says that the fingerprint was older than the clock margin then.

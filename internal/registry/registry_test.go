@@ -111,7 +111,7 @@ func sameRows(tb testing.TB, got, want map[uint32]registry.Record) {
 func full(id uint32, path string) registry.Record {
 	at := func(n int) time.Time { return time.Unix(1_700_000_000+int64(n), 123).UTC() }
 	return registry.Record{
-		ID: id, Path: path, Settled: true, TXID: ltx.TXID(id) + 7,
+		ID: id, Path: path, Place: uint64(id) << 40, Settled: true, TXID: ltx.TXID(id) + 7,
 		Fingerprint: sqlitefile.Fingerprint{
 			Main: wal.Print{ID: wal.FileID{Dev: 1 << 63, Ino: 2}, Size: 3, Mtime: -4, Ctime: 5},
 			WAL:  wal.Print{ID: wal.FileID{Dev: 6, Ino: 7}, Size: 8, Mtime: 9, Ctime: 10},
@@ -314,7 +314,7 @@ func TestRegistry_Bind(t *testing.T) {
 	}
 	for id, rec := range got {
 		old := full(id, rec.Path)
-		want := registry.Record{ID: id, Path: rec.Path, State: old.State, Reason: old.Reason, ChangedAt: old.ChangedAt, GoneAt: old.GoneAt}
+		want := registry.Record{ID: id, Path: rec.Path, Place: old.Place, State: old.State, Reason: old.Reason, ChangedAt: old.ChangedAt, GoneAt: old.GoneAt}
 		if d := cmp.Diff(want, rec, cmpopts.EquateEmpty()); d != "" || ledger(t, r, id) != "" {
 			t.Fatalf("ledger %q, row (-want +got):\n%s", ledger(t, r, id), d)
 		}

@@ -16,7 +16,7 @@ import (
 // The format of the file. A change of layout raises the version.
 const (
 	applicationID = 0x4C535247 // "LSRG"
-	version       = 1
+	version       = 2
 
 	schema = `
 CREATE TABLE info (
