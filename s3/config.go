@@ -113,7 +113,6 @@ func (cfg Config) Options() (Options, error) {
 	p := detectProvider(endpoint)
 	// A bucket host name needs a DNS entry that few services of one's own have,
 	// so an endpoint means path style unless something says otherwise.
-	pathStyle := endpoint != "" || p.pathStyle
 	o := Options{
 		AccessKeyID:          cfg.AccessKeyID,
 		SecretAccessKey:      cfg.SecretAccessKey,
@@ -121,7 +120,7 @@ func (cfg Config) Options() (Options, error) {
 		Bucket:               cfg.Bucket,
 		Path:                 cfg.Path,
 		Endpoint:             endpoint,
-		ForcePathStyle:       boolOr(cfg.ForcePathStyle, pathStyle),
+		ForcePathStyle:       boolOr(cfg.ForcePathStyle, endpoint != ""),
 		SkipVerify:           cfg.SkipVerify,
 		SignPayload:          boolOr(cfg.SignPayload, true),
 		SignAcceptEncoding:   boolOr(cfg.SignAcceptEncoding, !p.unsignedAcceptEncoding),

@@ -1,8 +1,12 @@
 package s3
 
 import (
+	"cmp"
+	"fmt"
 	"net/url"
+	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -10,9 +14,9 @@ import (
 // of the user always win over it.
 type provider struct {
 	name  string
-	match func(host string) bool
+	hosts []string // patterns in which * stands for any text; as Table shows them
 
-	pathStyle              bool  // the service has no bucket host names
+	bucketHosts            bool  // a URL whose host is BUCKET.HOST keeps that name in requests
 	noContentMD5           bool  // batch deletes go without Content-MD5
 	unsignedAcceptEncoding bool  // a proxy of the service rewrites that header
 	equalParts             bool  // all parts but the last must have one size
@@ -25,28 +29,34 @@ type provider struct {
 // matches counts.
 var providers = []provider{
 	{
-		name: "tigris", match: isHost("fly.storage.tigris.dev", "t3.storage.dev"),
+		name: "tigris", hosts: []string{"fly.storage.tigris.dev", "t3.storage.dev"},
 		noContentMD5: true, concurrency: 2, partSize: 16 << 20,
 		header: [2]string{"X-Tigris-Consistent", "true"},
 	},
-	{name: "cloudflare-r2", match: hasSuffix(".r2.cloudflarestorage.com"), equalParts: true, concurrency: 2},
-	{name: "backblaze", match: hasSuffix(".backblazeb2.com"), pathStyle: true},
-	{name: "filebase", match: isHost("s3.filebase.com"), pathStyle: true},
-	{name: "supabase", match: hasSuffix(".supabase.co"), pathStyle: true},
-	{name: "neon", match: isNeonHost, pathStyle: true},
-	{name: "hetzner", match: hasSuffix(".your-objectstorage.com")},
-	{name: "digitalocean", match: hasSuffix(".digitaloceanspaces.com")},
-	{name: "scaleway", match: hasSuffix(".scw.cloud")},
-	{name: "google", match: isGoogleHost, unsignedAcceptEncoding: true},
-	{name: "aws", match: hasSuffix(".amazonaws.com")},
+	{name: "cloudflare-r2", hosts: []string{"*.r2.cloudflarestorage.com"}, equalParts: true, concurrency: 2},
+	{name: "backblaze", hosts: []string{"*.backblazeb2.com"}},
+	{name: "filebase", hosts: []string{"s3.filebase.com"}},
+	{name: "supabase", hosts: []string{"*.supabase.co"}},
+	{name: "neon", hosts: []string{"*.storage.neon.tech", "*.storage.*.neon.tech"}},
+	{name: "hetzner", hosts: []string{"*.your-objectstorage.com"}},
+	{name: "digitalocean", hosts: []string{"*.digitaloceanspaces.com"}, bucketHosts: true},
+	{name: "scaleway", hosts: []string{"*.scw.cloud"}, bucketHosts: true},
+	{
+		name: "google", unsignedAcceptEncoding: true,
+		hosts: []string{"storage.googleapis.com", "storage.*.googleapis.com", "*.storage.googleapis.com", "*.storage.*.googleapis.com"},
+	},
+	{name: "aws", hosts: []string{"*.amazonaws.com"}},
 }
 
 // minioLike is any service with an explicit port that is none of the known
 // clouds: MinIO and other servers that people run themselves.
-var minioLike = provider{name: "minio", pathStyle: true}
+var minioLike = provider{name: "minio"}
+
+// unknownProvider is any other service.
+var unknownProvider = provider{name: "other"}
 
 // detectProvider returns the service behind an endpoint with a scheme, or the
-// zero provider.
+// zero provider if there is no endpoint.
 func detectProvider(endpoint string) provider {
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Host == "" {
@@ -54,29 +64,103 @@ func detectProvider(endpoint string) provider {
 	}
 	host := strings.ToLower(u.Hostname())
 	for _, p := range providers {
-		if p.match(host) {
+		if slices.ContainsFunc(p.hosts, func(pattern string) bool { return matchHost(pattern, host) }) {
 			return p
 		}
 	}
 	if u.Port() != "" {
 		return minioLike
 	}
-	return provider{}
+	return unknownProvider
 }
 
-func isHost(hosts ...string) func(string) bool {
-	return func(host string) bool { return slices.Contains(hosts, host) }
+// matchHost reports whether a host is what the pattern says. A host has no
+// slash, so that * stands for any text.
+func matchHost(pattern, host string) bool {
+	ok, err := path.Match(pattern, host)
+	return err == nil && ok
 }
 
-func hasSuffix(suffix string) func(string) bool {
-	return func(host string) bool { return strings.HasSuffix(host, suffix) }
+// ProviderName returns the name of the service behind an endpoint, as
+// ProviderTable has it. Without an endpoint it is AWS.
+func ProviderName(endpoint string) string {
+	if endpoint == "" {
+		return "aws"
+	}
+	if !strings.Contains(endpoint, "://") {
+		endpoint = "https://" + endpoint
+	}
+	return cmp.Or(detectProvider(endpoint).name, unknownProvider.name)
 }
 
-func isNeonHost(host string) bool {
-	return strings.HasSuffix(host, ".neon.tech") && strings.Contains(host, ".storage.")
+// ProviderTable returns what the client does differently for which service, as
+// people read it: the names of the columns and a row for each service, in the
+// order in which they are tried. A key of the configuration or a parameter of
+// the URL wins over what it says.
+func ProviderTable() (header []string, rows [][]string) {
+	header = []string{"service", "endpoint", "bucket in", "part-size", "concurrency", "besides"}
+	for _, p := range append(slices.Clone(providers), minioLike, unknownProvider) {
+		o := Options{Endpoint: p.example()}.withDefaults()
+		rows = append(rows, []string{
+			p.name, p.endpoints(), p.bucketIn(),
+			fmt.Sprintf("%d MiB", o.PartSize>>20), strconv.Itoa(o.Concurrency), p.besides(),
+		})
+	}
+	return header, rows
 }
 
-func isGoogleHost(host string) bool {
-	return strings.HasSuffix(host, ".googleapis.com") && strings.Contains("."+host, ".storage.") ||
-		host == "storage.googleapis.com"
+// example returns an endpoint of the service.
+func (p provider) example() string {
+	switch p.name {
+	case minioLike.name:
+		return "https://x:9000"
+	case unknownProvider.name:
+		return "https://x"
+	}
+	return "https://" + strings.ReplaceAll(p.hosts[0], "*", "x")
+}
+
+func (p provider) endpoints() string {
+	switch p.name {
+	case minioLike.name:
+		return "any other with a port"
+	case unknownProvider.name:
+		return "any other"
+	case "aws":
+		return "none, or " + strings.Join(p.hosts, ", ")
+	}
+	return strings.Join(p.hosts, ", ")
+}
+
+// bucketIn says where the name of the bucket stands in requests when no key says
+// it: few services of one's own have a host name for each bucket.
+func (p provider) bucketIn() string {
+	switch {
+	case p.name == "aws":
+		return "host; path with an endpoint"
+	case p.bucketHosts:
+		return "path; host if the URL's host is BUCKET.ENDPOINT"
+	default:
+		return "path"
+	}
+}
+
+func (p provider) besides() string {
+	var a []string
+	if p.name == "aws" {
+		a = append(a, "without an endpoint the bucket is asked for its region")
+	}
+	if p.noContentMD5 {
+		a = append(a, "require-content-md5: false")
+	}
+	if p.unsignedAcceptEncoding {
+		a = append(a, "sign-accept-encoding: false")
+	}
+	if p.equalParts {
+		a = append(a, "all parts of an upload have one size")
+	}
+	if p.header[0] != "" {
+		a = append(a, "header "+p.header[0]+": "+p.header[1])
+	}
+	return strings.Join(a, "; ")
 }
