@@ -103,6 +103,13 @@ type ObjectClient interface {
 	Empty(ctx context.Context) (bool, error)
 }
 
+// ObjectDeleter is implemented by ObjectClients whose objects can be deleted.
+type ObjectDeleter interface {
+	// DeleteObject deletes a named object. One that is missing is no error. Of
+	// the folders between it and the path, those that are empty go too.
+	DeleteObject(ctx context.Context, name string) error
+}
+
 // FilePermissions are the mode and owner of the files and folders that a local
 // replica makes. They follow the database's, so that who may read it may read
 // its backup (compat.md section 4.1).

@@ -44,6 +44,7 @@ var (
 	_ litestream.Locator          = (*ReplicaClient)(nil)
 	_ litestream.TreeLister       = (*ReplicaClient)(nil)
 	_ litestream.ObjectClient     = (*ReplicaClient)(nil)
+	_ litestream.ObjectDeleter    = (*ReplicaClient)(nil)
 	_ litestream.V03Client        = (*ReplicaClient)(nil)
 )
 

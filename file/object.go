@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"time"
 
@@ -55,6 +56,21 @@ func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byt
 	n := newFile{dst: c.objectPath(name), r: bytes.NewReader(data), modTime: time.Now(), publish: publish}
 	if _, err := c.store(n); err != nil {
 		return c.fail("put", name, err)
+	}
+	return nil
+}
+
+// DeleteObject unlinks the file of a named object, and then the folders between
+// it and the path that are empty.
+func (c *ReplicaClient) DeleteObject(ctx context.Context, name string) error {
+	if err := checkObjectName(ctx, name); err != nil {
+		return c.fail("delete", name, err)
+	}
+	if err := os.Remove(c.objectPath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return c.fail("delete", name, err)
+	}
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		c.removeEmptyDir(c.objectPath(dir))
 	}
 	return nil
 }

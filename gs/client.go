@@ -36,6 +36,7 @@ var (
 	_ litestream.Locator          = (*ReplicaClient)(nil)
 	_ litestream.TreeLister       = (*ReplicaClient)(nil)
 	_ litestream.ObjectClient     = (*ReplicaClient)(nil)
+	_ litestream.ObjectDeleter    = (*ReplicaClient)(nil)
 )
 
 // crcTable is of the checksum that the service keeps for every object.

@@ -61,6 +61,19 @@ func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byt
 	return nil
 }
 
+// DeleteObject deletes a named object.
+func (c *ReplicaClient) DeleteObject(ctx context.Context, name string) error {
+	key, err := c.objectKey("delete", name)
+	if err != nil {
+		return err
+	}
+	s, err := c.session()
+	if err != nil {
+		return err
+	}
+	return s.deleteObject(ctx, key)
+}
+
 func (c *ReplicaClient) objectKey(op, name string) (string, error) {
 	key := c.root().Objects() + name
 	if !fs.ValidPath(name) || name == "." {

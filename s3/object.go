@@ -64,6 +64,19 @@ func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byt
 	return nil
 }
 
+// DeleteObject deletes a named object.
+func (c *ReplicaClient) DeleteObject(ctx context.Context, name string) error {
+	key, err := c.objectKey("delete", name)
+	if err != nil {
+		return err
+	}
+	s, err := c.session(ctx)
+	if err != nil {
+		return err
+	}
+	return s.deleteBatch(ctx, []string{key}) // the one call that a daemon deletes with
+}
+
 // Empty asks for the first key below the path.
 func (c *ReplicaClient) Empty(ctx context.Context) (bool, error) {
 	s, err := c.session(ctx)

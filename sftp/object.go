@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
 	"time"
 
 	"github.com/benbjohnson/litestream"
@@ -47,6 +48,23 @@ func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byt
 	}
 	_, err = c.store(ctx, name, src, time.Now(), exclusive)
 	return err
+}
+
+// DeleteObject deletes the file of a named object, and then the folders between
+// it and the path that are empty.
+func (c *ReplicaClient) DeleteObject(ctx context.Context, name string) error {
+	if err := checkObjectName(name); err != nil {
+		return c.fail("delete", name, err)
+	}
+	if err := c.deleteKeys(ctx, []string{name}); err != nil {
+		return err
+	}
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		if err := c.removeDir(ctx, dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Empty reports whether the folder is missing or has no entry.

@@ -192,6 +192,56 @@ func testObjectErrors(t *testing.T, newClient NewFunc, opts Options) {
 	wantEmpty(t, o, true)
 }
 
+func testObjectDelete(t *testing.T, newClient NewFunc, opts Options) {
+	c := newClient(t)
+	o := objects(t, c)
+	d, ok := c.(litestream.ObjectDeleter)
+	if !ok {
+		t.Skipf("%s deletes no named objects", c.Type())
+	}
+	const name, beside = "!litestream/a/b/object", "!litestream/other"
+	for _, name := range []string{name, beside} {
+		if err := o.WriteObject(t.Context(), name, []byte("x"), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // a missing one is no error
+		if err := d.DeleteObject(t.Context(), name); err != nil {
+			t.Fatalf("delete: %v", err)
+		}
+	}
+	if _, err := o.ReadObject(t.Context(), name); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("read deleted object: err=%v, want fs.ErrNotExist", err)
+	}
+	if _, err := o.ReadObject(t.Context(), beside); err != nil {
+		t.Errorf("read object beside the deleted one: %v", err)
+	}
+	if err := o.WriteObject(t.Context(), name, []byte("again"), true); err != nil {
+		t.Errorf("write deleted object again: %v", err)
+	}
+	for _, name := range []string{name, beside} {
+		if err := d.DeleteObject(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantEmpty(t, o, true) // no folder is left either
+	for _, name := range []string{"", ".", "/a", "../a"} {
+		err := d.DeleteObject(t.Context(), name)
+		if err == nil {
+			t.Errorf("delete %q: no error", name)
+		} else {
+			wantReplicaError(t, opts, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := d.DeleteObject(ctx, name)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: err=%v, want context.Canceled", err)
+	}
+	wantReplicaError(t, opts, err)
+}
+
 func testObjectRace(t *testing.T, newClient NewFunc, _ Options) {
 	o := objects(t, newClient(t))
 	const writers = 16

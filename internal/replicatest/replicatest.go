@@ -82,6 +82,7 @@ func Run(t *testing.T, newClient NewFunc, opts Options) {
 		{"TreePrefix", testTreePrefix},
 		{"Objects", testObjects},
 		{"ObjectErrors", testObjectErrors},
+		{"ObjectDelete", testObjectDelete},
 		{"ObjectRace", testObjectRace},
 		{"ObjectsEmpty", testObjectsEmpty},
 		{"V03", testV03},

@@ -26,6 +26,7 @@ const (
 	OpDeleteAll      = "delete-all"
 	OpReadObject     = "read-object"
 	OpWriteObject    = "write-object"
+	OpDeleteObject   = "delete-object"
 	OpEmpty          = "empty"
 )
 

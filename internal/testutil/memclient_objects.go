@@ -60,6 +60,20 @@ func (c *MemClient) storeNamed(name string, data []byte, exclusive bool) bool {
 	return true
 }
 
+// DeleteObject deletes a named object. One that is missing is no error.
+func (c *MemClient) DeleteObject(ctx context.Context, name string) error {
+	if err := checkObject(OpDeleteObject, name, 0); err != nil {
+		return err
+	}
+	if err := c.begin(ctx, OpDeleteObject, anyObject); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	delete(c.named, name)
+	c.mu.Unlock()
+	return c.end(OpDeleteObject, anyObject)
+}
+
 // Empty reports whether there is neither a file nor a named object.
 func (c *MemClient) Empty(ctx context.Context) (bool, error) {
 	if err := c.begin(ctx, OpEmpty, anyObject); err != nil {
