@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/benbjohnson/litestream/internal/sdnotify"
 )
 
 // fakeSystemd listens in place of systemd and returns what it hears.
@@ -53,6 +55,29 @@ func hear(t *testing.T, messages <-chan string) string {
 	case <-time.After(20 * time.Second):
 		t.Fatal("systemd hears nothing")
 		return ""
+	}
+}
+
+// heardBefore returns what was sent before the call and not heard yet: a
+// message of its own ends it.
+func heardBefore(t *testing.T, socket string, messages <-chan string) (got []string) {
+	t.Helper()
+	const mark = "that is all"
+	n, err := sdnotify.FromEnvironment(func(name string) string {
+		return map[string]string{"NOTIFY_SOCKET": socket}[name]
+	}, os.Getpid())
+	if err == nil {
+		err = n.Send(t.Context(), mark)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		msg := hear(t, messages)
+		if msg == mark {
+			return got
+		}
+		got = append(got, msg)
 	}
 }
 
@@ -148,14 +173,11 @@ func TestService_Hangs(t *testing.T) {
 	}
 	close(hung.hangs)
 	<-hung.asked
-	<-hung.asked
-	for len(messages) > 0 { // answered before it hung
-		<-messages
-	}
+	heardBefore(t, socket, messages) // answered before it hung
 	<-hung.asked
 	<-hung.asked
-	if len(messages) > 0 {
-		t.Errorf("the watchdog of a runner that hangs heard %q", <-messages)
+	if got := heardBefore(t, socket, messages); len(got) > 0 {
+		t.Errorf("the watchdog of a runner that hangs heard %q", got)
 	}
 	r.signals <- os.Interrupt
 	if got, want := hear(t, messages), "STOPPING=1\nSTATUS=syncing a last time"; got != want {
