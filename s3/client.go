@@ -223,6 +223,9 @@ func (s *session) checkRange(out *s3.GetObjectOutput, offset, size int64) (range
 	if out.ContentLength == nil {
 		return rangedBody{}, errors.New("server sent an object without its length")
 	}
+	if offset > 0 || size > 0 && size < *out.ContentLength {
+		s.warnRangeless()
+	}
 	left := *out.ContentLength - offset
 	if left <= 0 {
 		return rangedBody{r: http.NoBody}, nil
@@ -234,6 +237,15 @@ func (s *session) checkRange(out *s3.GetObjectOutput, offset, size int64) (range
 		left = min(left, size)
 	}
 	return rangedBody{r: io.LimitReader(out.Body, left), left: left}, nil
+}
+
+// warnRangeless tells once of a server that sends whole objects whatever part is
+// asked for.
+func (s *session) warnRangeless() {
+	if s.conn.rangeless.CompareAndSwap(false, true) {
+		s.logger.Load().Warn("s3 server ignores the range of reads and sends whole objects: reads of parts are slow and cost traffic",
+			"endpoint", s.Endpoint, "bucket", s.Bucket)
+	}
 }
 
 // objectReader reads a body and fails if it ends early.

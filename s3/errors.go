@@ -53,6 +53,10 @@ var passingCodes = map[string]bool{
 	"QuotaExceeded":        true,
 }
 
+// hintClock is what to do about a refusal by time that corrected clocks did not
+// heal.
+const hintClock = "set this machine's clock (NTP): it differs too much from the server's"
+
 // keyError is the error of one key of a batch delete.
 type keyError struct{ code, message string }
 
@@ -112,6 +116,8 @@ func (c *ReplicaClient) fail(op, key string, err error) error {
 		re.Err = fmt.Errorf("%w: %w", fs.ErrExist, err)
 	case permanent:
 		re.Permanent, re.Hint = true, hint
+	case re.Code == "RequestTimeTooSkewed", re.Code == "RequestExpired":
+		re.Hint = hintClock
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		re.Permanent = !passingCodes[re.Code]
 		if re.Permanent {
@@ -121,8 +127,18 @@ func (c *ReplicaClient) fail(op, key string, err error) error {
 		re.Permanent, re.Hint = true, permanentCodes["PermanentRedirect"]
 	default:
 		re.Permanent, re.Hint = judgeTransport(err)
+		if c.lacksBucketHost(err) {
+			re.Hint = "set force-path-style to true: the endpoint has no host name for each bucket"
+		}
 	}
 	return re
+}
+
+// lacksBucketHost reports whether the name that could not be resolved is that of
+// the bucket below a configured endpoint.
+func (c *ReplicaClient) lacksBucketHost(err error) bool {
+	dns, ok := errors.AsType[*net.DNSError](err)
+	return ok && dns.IsNotFound && c.Endpoint != "" && !c.ForcePathStyle && strings.HasPrefix(dns.Name, c.Bucket+".")
 }
 
 // judgeTransport looks at errors that came before there was an answer.

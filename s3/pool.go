@@ -127,6 +127,9 @@ type connection struct {
 
 	// unconditional is set once the server has refused If-None-Match.
 	unconditional atomic.Bool
+
+	// rangeless is set once the server has sent more than was asked for.
+	rangeless atomic.Bool
 }
 
 // get returns the SDK client and makes it if there is none yet. An error is not

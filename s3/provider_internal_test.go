@@ -1,10 +1,14 @@
 package s3
 
 import (
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/benbjohnson/litestream"
 )
 
 // What users read of the services is what the code does.
@@ -52,6 +56,29 @@ func TestProviderTable(t *testing.T) {
 	} {
 		if got := ProviderName(endpoint); got != want {
 			t.Errorf("ProviderName(%q)=%q, want %q", endpoint, got, want)
+		}
+	}
+}
+
+// A bucket without a host name of its own asks for path style, another missing
+// name does not.
+func TestReplicaClient_NoBucketHost(t *testing.T) {
+	for _, tt := range []struct {
+		endpoint  string
+		name      string
+		pathStyle bool
+		want      string
+	}{
+		{"https://s3.example.com", "bkt.s3.example.com", false, "force-path-style"},
+		{"https://s3.example.com", "s3.example.com", false, "name resolution"},
+		{"https://s3.example.com", "bkt.s3.example.com", true, "name resolution"},
+		{"", "bkt.s3.us-east-1.amazonaws.com", false, "name resolution"},
+	} {
+		c := NewReplicaClient()
+		c.Bucket, c.Endpoint, c.ForcePathStyle = "bkt", tt.endpoint, tt.pathStyle
+		err := c.fail("list", "p", fmt.Errorf("send: %w", &net.DNSError{Err: "no such host", Name: tt.name, IsNotFound: true}))
+		if re := err.(*litestream.ReplicaError); re.Permanent || !strings.Contains(re.Hint, tt.want) { //nolint:errorlint // what fail returns
+			t.Errorf("%+v: hint %q, want %q", tt, re.Hint, tt.want)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -367,4 +368,40 @@ func (c *ReplicaConfig) webdavClient() (litestream.ReplicaClient, error) {
 		}
 	}
 	return cfg.NewReplicaClient()
+}
+
+// clientPath returns the path of the replica's client, in the form that its
+// WithPrefix takes.
+func (c *ReplicaConfig) clientPath() string {
+	if c.replicaType() == replicaTypeFile {
+		return c.filePath()
+	}
+	if c.URL == "" {
+		return c.Path
+	}
+	_, _, urlPath, _, _, err := litestream.ParseReplicaURL(c.URL)
+	if err != nil {
+		return "" // refused by validateOwn
+	}
+	return urlPath
+}
+
+// storage returns a text that is equal for replicas that differ in nothing but
+// their path: secrets are part of it.
+func (c *ReplicaConfig) storage() string {
+	where := ""
+	if c.replicaType() == replicaTypeFile {
+		where = filepath.Dir(c.filePath()) // file systems may differ
+	} else if c.URL != "" {
+		scheme, host, _, query, user, err := litestream.ParseReplicaURL(c.URL)
+		if err != nil {
+			return c.URL // refused by validateOwn
+		}
+		where = fmt.Sprintf("%s %s %s %s", scheme, host, query.Encode(), user)
+	}
+	settings, err := json.Marshal(c.ReplicaSettings)
+	if err != nil {
+		return c.URL + c.Path // of texts and numbers, which it can always encode
+	}
+	return c.replicaType() + " " + where + " " + string(settings)
 }

@@ -56,8 +56,8 @@ type tryError struct {
 // Unwrap returns the error itself.
 func (e *tryError) Unwrap() error { return e.error }
 
-// main runs the command line and returns the exit status: 0, exitPartial, or 1
-// after any other error.
+// main runs the command line and returns the exit status: 0, exitPartial,
+// exitUsage, or 1 after any other error.
 func (a *app) main(ctx context.Context, args []string) int {
 	err := a.run(ctx, args)
 	if err == nil || errors.Is(err, flag.ErrHelp) {
@@ -71,6 +71,9 @@ func (a *app) main(ctx context.Context, args []string) int {
 	}
 	if _, ok := errors.AsType[partialError](err); ok {
 		return exitPartial
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage
 	}
 	return 1
 }
@@ -87,6 +90,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"databases", "list the databases of the configuration file", &databasesHelp, (*app).runDatabases},
+		{"doctor", "try the storage of replicas and say what to change", &doctorHelp, (*app).runDoctor},
 		{"info", "show what a running daemon says of itself", &infoHelp, (*app).runInfo},
 		{"list", "list the databases of a running daemon", &listHelp, (*app).runList},
 		{"ltx", "list the LTX files of a replica", &ltxHelp, (*app).runLTX},

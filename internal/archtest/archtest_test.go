@@ -37,8 +37,9 @@ var layerOf = map[string]int{
 	"internal/ltxfile":     1,
 	"internal/osfile":      systemLayer,
 	"internal/registry":    1,
-	"internal/replicatest": 4, // conformance suite: uses the root
-	"internal/metamorphic": 5, // whole-system test: uses the root and adapters
+	"internal/replicatest": 4,            // conformance suite: uses the root
+	"internal/doctor":      adapterLayer, // uses the root, whatever the adapter
+	"internal/metamorphic": 5,            // whole-system test: uses the root and adapters
 	"internal/scan":        1,
 	"internal/sqlitefile":  leafLayer,
 	"internal/testutil":    1, // fixtures every test may use, the root's included
