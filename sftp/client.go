@@ -138,7 +138,7 @@ func (c *ReplicaClient) DeleteLTXFiles(ctx context.Context, a []*ltx.FileInfo) e
 
 // deleteKeys deletes files, named relative to the path.
 func (c *ReplicaClient) deleteKeys(ctx context.Context, keys []string) error {
-	return parallel(ctx, len(keys), func(i int) error {
+	err := parallel(ctx, len(keys), func(i int) error {
 		began := time.Now()
 		err := c.ask(ctx, func(client *sftp.Client) error {
 			err := client.Remove(c.join(keys[i]))
@@ -153,6 +153,10 @@ func (c *ReplicaClient) deleteKeys(ctx context.Context, keys []string) error {
 		}
 		return nil
 	})
+	if err != nil {
+		return c.wrap("delete", ltxDir, err)
+	}
+	return nil
 }
 
 // DeleteAll deletes every LTX file and every temporary file of a write, and

@@ -30,7 +30,10 @@ func parallel(ctx context.Context, n int, fn func(i int) error) error {
 		})
 	}
 	wg.Wait()
-	return joinSome(errs)
+	if err := joinSome(errs); err != nil {
+		return err
+	}
+	return ctx.Err() // some calls may not have been made
 }
 
 // joinSome joins the first few errors; a thousand alike help nobody.
