@@ -383,10 +383,19 @@ func (rs *restorer) withHint(err error) error {
 	if !errors.As(err, &le) || le.Hint != "" || IsPermanent(err) {
 		return err
 	}
+	if errors.Is(err, errWrongPages) { // of a file that the checksums do not tell
+		le.Hint = "`litestream verify -level read` tells which file is wrong, and the newest good point"
+		return err
+	}
 	for _, info := range rs.files {
-		if info.Level == le.Level && info.MinTXID == le.MinTXID && info.MaxTXID == le.MaxTXID {
-			le.Hint = hintWithout(rs.levels, info, &rs.opt)
+		if info.Level != le.Level || info.MinTXID != le.MinTXID || info.MaxTXID != le.MaxTXID {
+			continue
 		}
+		bad := []*ltx.FileInfo{info}
+		if se, ok := errors.AsType[*strangerError](err); ok {
+			bad = append(bad, se.prev)
+		}
+		le.Hint = hintWithout(rs.levels, bad, &rs.opt)
 	}
 	return err
 }

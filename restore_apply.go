@@ -118,7 +118,37 @@ func (a *applier) apply(ctx context.Context, client ReplicaClient, plan []*ltx.F
 	if err != nil {
 		return err
 	}
+	if err := a.checkUnread(ctx, client, files); err != nil {
+		return err
+	}
 	return a.finish()
+}
+
+// checkUnread checks that the files that were read belong to the next older
+// one. Where they hold all pages that one is not read, and nothing else would
+// show that they are another database's.
+func (a *applier) checkUnread(ctx context.Context, client ReplicaClient, files []*ltx.FileInfo) error {
+	if a.newer == nil {
+		return nil
+	}
+	i := slices.Index(files, a.newer.info) + 1
+	if i == len(files) || a.newer.hdr.PreApplyChecksum == 0 || files[i].MaxTXID+1 != a.newer.hdr.MinTXID {
+		return nil
+	}
+	prev := &input{info: files[i]}
+	rc, err := client.OpenLTXFile(ctx, prev.info.Level, prev.info.MinTXID, prev.info.MaxTXID, prev.info.Size-ltx.TrailerSize, ltx.TrailerSize)
+	if err != nil {
+		return prev.fail("read", err)
+	}
+	var b [ltx.TrailerSize]byte
+	_, err = io.ReadFull(rc, b[:])
+	if err := errors.Join(err, rc.Close()); err != nil {
+		return prev.fail("read", err)
+	}
+	if err := prev.trailer.UnmarshalBinary(b[:]); err != nil {
+		return prev.fail("decode", fmt.Errorf("trailer: %w", err))
+	}
+	return a.newer.follows(prev)
 }
 
 // applyFiles reads files in the given order until every page is known.
@@ -283,13 +313,34 @@ func (a *applier) verify(in *input) error {
 		}
 	}
 	if next := in.newer; next != nil && next.hdr.MinTXID == in.hdr.MaxTXID+1 {
-		post, pre := in.trailer.PostApplyChecksum, next.hdr.PreApplyChecksum
-		if post != 0 && pre != 0 && post != pre {
-			return next.fail("apply", fmt.Errorf("expects a database of checksum %s, the file before it leaves %s", pre, post))
-		}
+		return next.follows(in)
 	}
 	return nil
 }
+
+// follows returns an error if a file was not made for what the one before it
+// leaves.
+func (in *input) follows(prev *input) error {
+	post, pre := prev.trailer.PostApplyChecksum, in.hdr.PreApplyChecksum
+	if post == 0 || pre == 0 || post == pre {
+		return nil
+	}
+	return in.fail("apply", &strangerError{pre: pre, post: post, prev: prev.info})
+}
+
+// strangerError means that of two neighbouring files one is another database's.
+type strangerError struct {
+	pre, post ltx.Checksum
+	prev      *ltx.FileInfo
+}
+
+// Error returns both checksums.
+func (e *strangerError) Error() string {
+	return fmt.Sprintf("expects a database of checksum %s, the file before it leaves %s", e.pre, e.post)
+}
+
+// errWrongPages means that some file of a plan lacks a page.
+var errWrongPages = errors.New("a page is missing from some file")
 
 // finish checks what only the whole plan shows.
 func (a *applier) finish() error {
@@ -298,7 +349,7 @@ func (a *applier) finish() error {
 	}
 	if want := a.newest.trailer.PostApplyChecksum; want != 0 && a.complete() {
 		if sum := ltx.ChecksumFlag | a.xor; sum != want {
-			return a.newest.fail("verify", fmt.Errorf("restored database has checksum %s, expected %s", sum, want))
+			return a.newest.fail("verify", fmt.Errorf("restored database has checksum %s, expected %s: %w", sum, want, errWrongPages))
 		}
 	}
 	// The lock page is a hole, and it may be the last page.

@@ -382,3 +382,30 @@ func TestRestore_Vanished(t *testing.T) {
 		wantNothingLeft(t, opt)
 	})
 }
+
+// TestRestore_Stranger gives the newest file, which holds every page, that of
+// another database. Only the file ahead of it shows that, which a restore has
+// no other need of.
+func TestRestore_Stranger(t *testing.T) {
+	capture := func() *memReplica {
+		client := newMemReplica()
+		s := newSource(t, client, 1024, true)
+		s.fill(2)
+		s.exec("DELETE FROM t WHERE id % 3")
+		s.exec("UPDATE t SET v = randomblob(700)")
+		s.exec("VACUUM")
+		s.capture()
+		return client
+	}
+	client := capture()
+	other := capture()
+	all := fileKey{0, 3, 3}
+	client.files[all] = other.files[all]
+	opt := testOptions(t)
+	_, err := litestream.Restore(t.Context(), client, opt)
+	const want = "(the newest position restorable without this file and the one before it is txid 0000000000000001)"
+	if err == nil || !strings.Contains(err.Error(), all.String()+": expects a database of checksum") || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("err=%v, want it to end in %q", err, want)
+	}
+	wantNothingLeft(t, opt)
+}

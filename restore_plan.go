@@ -265,23 +265,30 @@ func remedy(reached ltx.TXID) string {
 	return fmt.Sprintf("the newest position before the gap is txid %s", reached)
 }
 
-// hintWithout says what an operator can restore although bad is unusable.
-func hintWithout(levels levelFiles, bad *ltx.FileInfo, opt *RestoreOptions) string {
+// hintWithout says what an operator can restore although files are unusable.
+func hintWithout(levels levelFiles, bad []*ltx.FileInfo, opt *RestoreOptions) string {
+	isBad := func(info *ltx.FileInfo) bool {
+		return slices.ContainsFunc(bad, func(b *ltx.FileInfo) bool {
+			return info.Level == b.Level && info.MinTXID == b.MinTXID && info.MaxTXID == b.MaxTXID
+		})
+	}
 	good := levels
 	for level := range good {
-		good[level] = slices.DeleteFunc(slices.Clone(good[level]), func(info *ltx.FileInfo) bool {
-			return info.Level == bad.Level && info.MinTXID == bad.MinTXID && info.MaxTXID == bad.MaxTXID
-		})
+		good[level] = slices.DeleteFunc(slices.Clone(good[level]), isBad)
+	}
+	these, them := "this file", "it"
+	if len(bad) > 1 {
+		these, them = "this file and the one before it", "both"
 	}
 	plan := chainFiles(good, opt.TXID, opt.Timestamp)
 	if len(plan) == 0 {
-		return "nothing is restorable without this file"
+		return "nothing is restorable without " + these
 	}
 	reached := plan[len(plan)-1].MaxTXID
-	if slices.Contains(chainFiles(levels, reached, time.Time{}), bad) {
-		return fmt.Sprintf("without this file txid %s is restorable: move it away and restore again", reached)
+	if slices.ContainsFunc(chainFiles(levels, reached, time.Time{}), isBad) {
+		return fmt.Sprintf("without %s txid %s is restorable: move %s away and restore again", these, reached, them)
 	}
-	return fmt.Sprintf("the newest position restorable without this file is txid %s", reached)
+	return fmt.Sprintf("the newest position restorable without %s is txid %s", these, reached)
 }
 
 func countFiles(levels levelFiles) (n int) {
