@@ -64,6 +64,8 @@ func serveChild(role, path string) error {
 		do = func(line string) error { return replicate(db, line) }
 	case "follower":
 		return childFollow(path)
+	case "fleet-restore":
+		return childFleetRestore(path)
 	case "reader":
 		c, err := (&sqlite3.SQLiteDriver{}).Open("file:" + path + "?mode=ro&_busy_timeout=10000")
 		if err != nil {

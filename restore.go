@@ -308,12 +308,19 @@ type restorer struct {
 	sums     *os.File        // page checksums for the ledger; nil if not wanted
 	v03Files []V03File       // the listing of a backup of v0.3
 	v03      *v03.Plan       // the plan instead of files; nil if LTX files are restored
+
+	list  func(ctx context.Context) error // fills levels and v03Files; nil: listFormats
+	admit func(bytes int64) error         // may refuse the size of the database; nil: all are right
 }
 
 // plan lists the replica and chooses the files.
 func (rs *restorer) plan(ctx context.Context) error {
 	rs.progress.phase.Store(RestorePlanning)
-	if err := rs.listFormats(ctx); err != nil {
+	list := rs.listFormats
+	if rs.list != nil {
+		list = rs.list
+	}
+	if err := list(ctx); err != nil {
 		return err
 	}
 	if usesV03(rs.levels, rs.v03Files, rs.opt.Timestamp) {
@@ -370,7 +377,7 @@ func (rs *restorer) apply(ctx context.Context, out *restoreOutput) (restored, er
 	if rs.v03 != nil {
 		return rs.applyV03(ctx, out)
 	}
-	a := &applier{out: out.f, sums: rs.sums}
+	a := &applier{out: out.f, sums: rs.sums, allow: rs.admit}
 	if err := a.apply(ctx, rs.client, rs.files, rs.opt.knobs.fetch, &rs.progress); err != nil {
 		return restored{}, err
 	}

@@ -53,6 +53,10 @@ type applier struct {
 	out  *os.File
 	sums *os.File // page checksums by page number; nil if nobody wants them
 
+	// allow, if set, may refuse the size of the database, in bytes, before any
+	// of it is written.
+	allow func(bytes int64) error
+
 	// base is how many pages the database has that the files continue. Pages
 	// that no file holds stay as they are there. 0: the files hold all pages.
 	base uint32
@@ -228,6 +232,11 @@ func (a *applier) admit(in *input, total int64) error {
 	// before the file's checksum is, and a wrong one allocates nothing.
 	if int64(hdr.Commit) > int64(a.base)+total/(ltx.PageHeaderSize+1)+1 {
 		return in.fail("decode", fmt.Errorf("database of %d pages in files of %d bytes", hdr.Commit, total))
+	}
+	if a.allow != nil {
+		if err := a.allow(int64(hdr.Commit) * int64(hdr.PageSize)); err != nil {
+			return err
+		}
 	}
 	a.newest, a.smallest = in, hdr.Commit
 	a.pageSize, a.commit, a.at = hdr.PageSize, hdr.Commit, hdr.Timestamp
