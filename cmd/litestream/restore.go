@@ -18,10 +18,10 @@ import (
 
 var restoreHelp = help{
 	about: "restore writes a database as its replica holds it: the newest state, or the one of a moment or transaction.",
-	forms: []string{"restore [arguments] DB_PATH", "restore [arguments] REPLICA_URL", "restore -all-missing [arguments]"},
-	flags: [][2]string{
+	forms: []string{"restore [arguments] DB_PATH", "restore [arguments] REPLICA_URL", "restore -all|-glob|-tenant|-from [arguments]", "restore -all-missing [arguments]"},
+	flags: append([][2]string{
 		configFlag, expandEnvFlag,
-		{"-o PATH", "File to write. The default is DB_PATH; with a REPLICA_URL it is\nrequired."},
+		{"-o PATH", "File to write. The default is DB_PATH; with a REPLICA_URL it is\nrequired. With -all, -glob or -tenant: folder below which the\ndatabases get their paths."},
 		{"-txid TXID", "Restore up to and including this transaction (16 hex digits)."},
 		{"-timestamp TIMESTAMP", "Restore what had been captured before this time, such as\n2000-01-01T00:00:00Z."},
 		{"-if-db-not-exists", "Do nothing and exit with 0 if the file exists."},
@@ -29,17 +29,20 @@ var restoreHelp = help{
 		{"-dry-run", "Print what would be read and write nothing."},
 		{"-force", "Replace an existing database and remove the -wal, -shm and -journal\nfiles beside it."},
 		{"-json", "Print a summary as JSON; log lines go to stderr."},
-		{"-parallelism N", "Requests to have in flight. The default is 8."},
+		{"-parallelism N", "Requests to have in flight. The default is 8, and 32 with -all, -glob\nor -tenant."},
 		{"-integrity-check MODE", "Let SQLite check the restored database: none, quick or full.\nThe default is none, and quick for a backup of Litestream v0.3."},
 		{"-all-missing", "Restore every database of the configuration whose file is missing:\nthose of dbs, and those of multi-db that the registry in state-dir\nknows, or else a listing of the replica. Exit with 0 if all are\nthere now, 2 if some are, 1 if none."},
 		{"-hostname NAME", "Value of {{hostname}} in the replica template of multi-db. Without\nit: the key hostname, else this host's name."},
 		{"-f", "Follow the replica: restore, then keep applying what arrives until\ninterrupted. An output that was followed before goes on where it was.\nPrograms may read it with SQLite meanwhile, but not write."},
 		{"-follow-interval DURATION", "How often to look at the replica with -f. The default is 1s."},
-	},
+	}, fleetHelp...),
 	examples: []string{
 		"restore /path/to/db",
 		"restore -o /tmp/db s3://bucket/db",
 		"restore -timestamp 2026-01-31T12:00:00Z -o /tmp/db /path/to/db",
+		"restore -all -o /restored -dry-run",
+		"restore -tenant project=p1,tenant=t42",
+		"restore -from s3://bucket/prefix -o /restored",
 		"restore -all-missing -dry-run",
 		"restore -dry-run -o /tmp/db s3://bucket/db",
 		"restore -f -o /tmp/db s3://bucket/db",
@@ -79,6 +82,7 @@ type restoreOptions struct {
 	asJSON          bool
 	hostname        string
 	allMissing      bool
+	fleet           fleetFlags
 	arg             string
 }
 
@@ -97,6 +101,7 @@ func (a *app) parseRestore(args []string) (*restoreOptions, error) {
 	flags.BoolVar(&o.asJSON, "json", false, "")
 	flags.StringVar(&o.hostname, "hostname", "", "")
 	flags.BoolVar(&o.allMissing, "all-missing", false, "")
+	o.fleet.register(flags)
 	flags.BoolVar(&o.opt.Follow, "f", false, "")
 	flags.DurationVar(&o.opt.FollowInterval, "follow-interval", litestream.DefaultFollowInterval, "")
 	flags.StringVar(&o.integrityCheck, "integrity-check", "none", "")
@@ -105,8 +110,18 @@ func (a *app) parseRestore(args []string) (*restoreOptions, error) {
 	}
 	flags.Visit(func(f *flag.Flag) {
 		o.opt.SkipV03Check = o.opt.SkipV03Check || f.Name == "integrity-check"
+		if f.Name == "parallelism" {
+			o.fleet.parallelism = o.opt.Parallelism
+		}
+		if isFleetFlag(f.Name) {
+			o.fleet.only = f.Name
+		}
 	})
 	switch {
+	case o.fleet.given():
+		return &o, o.checkFleet(flags.Args())
+	case o.fleet.only != "":
+		return nil, fmt.Errorf("cannot specify -%s without -all, -glob, -tenant or -from", o.fleet.only)
 	case o.allMissing:
 		return &o, o.checkAllMissing(flags.Args())
 	case flags.NArg() == 0:
@@ -149,6 +164,9 @@ func (a *app) runRestore(ctx context.Context, args []string) error {
 	o, err := a.parseRestore(args)
 	if err != nil {
 		return err
+	}
+	if o.fleet.given() {
+		return a.restoreFleet(ctx, o)
 	}
 	if o.allMissing {
 		return a.restoreAllMissing(ctx, o)

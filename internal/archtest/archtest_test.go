@@ -64,7 +64,7 @@ var mayStartGoroutines = []string{
 	"multidb_manager.go",
 	"heartbeat.go",                 // the one request under way, which Close waits for
 	"restore*.go",                  // parallel reads ahead of the writer
-	"fleet_restore.go",             // databases restored at a time by one call, which waits for them
+	"fleet_restore*.go",            // databases restored at a time by one call, which waits for them
 	"s3/list_metadata.go",          // parallel requests of one listing, which waits for them
 	"s3/upload_multipart.go",       // parallel parts of one upload, which waits for them
 	"internal/replicatest/*.go",    // concurrent callers of a client under test
