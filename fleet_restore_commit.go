@@ -153,7 +153,7 @@ func (r *FleetRestore) rename(p *fleetPlaced) error {
 	}
 	err = folder.rename(p.temp, p.base, replace)
 	if errors.Is(err, fs.ErrExist) {
-		return errFleetExists{fmt.Errorf("%w: %s appeared while it was restored", ErrOutputExists, folder.name(p.base))}
+		return fleetExistsError{fmt.Errorf("%w: %s appeared while it was restored", ErrOutputExists, folder.name(p.base))}
 	} else if err != nil {
 		return outputError("rename", err)
 	}
@@ -169,7 +169,7 @@ func (r *FleetRestore) conclude(p *fleetPlaced, failed error) {
 		r.note(p.row)
 		return
 	}
-	_, exists := errors.AsType[errFleetExists](p.err)
+	_, exists := errors.AsType[fleetExistsError](p.err)
 	switch {
 	case p.err == nil:
 		p.row.Err, p.row.Status = failed, FleetRestoreLeft

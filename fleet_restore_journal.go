@@ -100,12 +100,9 @@ func (j *fleetJournal) load(head fleetJournalHead) error {
 		} else if err != nil {
 			return err
 		}
-		if first {
-			err = checkJournalHead(line, head)
-		} else {
-			err = j.note(line, off)
-		}
-		if err != nil {
+		if !first {
+			j.note(line, off)
+		} else if err := checkJournalHead(line, head); err != nil {
 			return err
 		}
 		off += int64(len(line))
@@ -155,12 +152,10 @@ func fleetTimeText(t time.Time) string {
 
 // note keeps the place of a line. One that cannot be read is of no use, and does
 // no harm: its file counts as one of somebody else.
-func (j *fleetJournal) note(line []byte, off int64) error {
+func (j *fleetJournal) note(line []byte, off int64) {
 	var l fleetJournalLine
-	if err := json.Unmarshal(line, &l); err != nil {
-		return nil //nolint:nilerr // see above
-	}
-	switch {
+	switch err := json.Unmarshal(line, &l); {
+	case err != nil:
 	case l.Path != "":
 		j.index = append(j.index, fleetJournalPlace{fleetHash(l.Path), off})
 	case l.Run != "":
@@ -168,7 +163,6 @@ func (j *fleetJournal) note(line []byte, off int64) error {
 	case l.End != "":
 		j.old = slices.DeleteFunc(j.old, func(run string) bool { return run == l.End })
 	}
-	return nil
 }
 
 // find returns what an earlier run restored at a path. It is safe for

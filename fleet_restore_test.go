@@ -218,8 +218,8 @@ func (l *lostTenants) wantTenants(root string) {
 			return err
 		}
 		base, ok := strings.CutSuffix(d.Name(), ".db")
-		i, err := strconv.Atoi(strings.TrimPrefix(base, "t"))
-		if !ok || err != nil {
+		i, numbered := numberOf(base)
+		if !ok || !numbered {
 			l.tb.Errorf("left over: %s", name)
 			return nil
 		}
@@ -233,6 +233,12 @@ func (l *lostTenants) wantTenants(root string) {
 	if found != l.n {
 		l.tb.Errorf("%d databases, want %d", found, l.n)
 	}
+}
+
+// numberOf returns which tenant a file is of.
+func numberOf(base string) (int, bool) {
+	i, err := strconv.Atoi(strings.TrimPrefix(base, "t"))
+	return i, err == nil
 }
 
 // counts drops what a comparison is not about.

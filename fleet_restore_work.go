@@ -27,10 +27,11 @@ const fleetPartBytes = 8 << 20
 // that only a change of the configuration heals, before any was restored.
 const maxFleetRefusals = 16
 
-// errFleetExists is the outcome of a database whose file is there.
-type errFleetExists struct{ error }
+// fleetExistsError is the outcome of a database whose file is there.
+type fleetExistsError struct{ error }
 
-func (e errFleetExists) Unwrap() error { return e.error }
+// Unwrap returns the reason.
+func (e fleetExistsError) Unwrap() error { return e.error }
 
 // fleetPlaced is a complete database under its temporary name.
 type fleetPlaced struct {
@@ -80,7 +81,7 @@ func (r *FleetRestore) restoreOne(ctx context.Context, e *FleetRestoreEntry) *fl
 		return p
 	}
 	row.Err = err
-	_, exists := errors.AsType[errFleetExists](err)
+	_, exists := errors.AsType[fleetExistsError](err)
 	switch {
 	case err == nil: // verified
 		row.Status = FleetRestoreVerified
@@ -180,9 +181,9 @@ func (r *FleetRestore) look(folder *fleetFolder, e *FleetRestoreEntry, base stri
 	case err != nil:
 		return false, err
 	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return false, errFleetExists{fmt.Errorf("%w: %s is a directory", ErrOutputExists, folder.name(base))}
+		return false, fleetExistsError{fmt.Errorf("%w: %s is a directory", ErrOutputExists, folder.name(base))}
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return false, errFleetExists{fmt.Errorf("%w: %s is not a regular file", ErrOutputExists, folder.name(base))}
+		return false, fleetExistsError{fmt.Errorf("%w: %s is not a regular file", ErrOutputExists, folder.name(base))}
 	}
 	ours, same, err := r.verify(folder, e, base, row)
 	switch {
@@ -191,11 +192,11 @@ func (r *FleetRestore) look(folder *fleetFolder, e *FleetRestoreEntry, base stri
 	case r.opt.Existing == FleetRestoreReplace:
 		return false, nil
 	case ours:
-		return false, errFleetExists{fmt.Errorf("%w: %s changed since it was restored (it is left alone; -force replaces it)", ErrOutputExists, folder.name(base))}
+		return false, fleetExistsError{fmt.Errorf("%w: %s changed since it was restored (it is left alone; -force replaces it)", ErrOutputExists, folder.name(base))}
 	case st.Size == 0:
 		return false, r.checkSidecars(folder, base)
 	default:
-		return false, errFleetExists{fmt.Errorf("%w: %s (-if-db-not-exists leaves such files alone, -force replaces them)", ErrOutputExists, folder.name(base))}
+		return false, fleetExistsError{fmt.Errorf("%w: %s (-if-db-not-exists leaves such files alone, -force replaces them)", ErrOutputExists, folder.name(base))}
 	}
 }
 
