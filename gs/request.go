@@ -7,24 +7,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
 
 	"github.com/benbjohnson/litestream/internal/blob"
-)
-
-// Retries of one request. Google asks for delays that grow.
-const (
-	maxAttempts   = 8
-	baseBackoff   = 100 * time.Millisecond
-	maxBackoff    = 2 * time.Second
-	maxRetryAfter = time.Minute // of what the service asks for
 )
 
 // maxErrorBody bounds what is read of an answer that is no success.
@@ -75,7 +64,7 @@ func (cn *connection) do(ctx context.Context, r *request) (*http.Response, error
 		if err == nil {
 			return resp, nil
 		}
-		if attempt == maxAttempts || ctx.Err() != nil || !isTemporary(err) && !isCorrupted(err) {
+		if attempt == blob.MaxAttempts || ctx.Err() != nil || !isTemporary(err) && !isCorrupted(err) {
 			return nil, err
 		}
 		if err := pause(ctx, attempt, err); err != nil {
@@ -145,7 +134,7 @@ func (cn *connection) send(ctx context.Context, r *request, token *oauth2.Token)
 	}
 	req, err := http.NewRequestWithContext(ctx, r.method, r.url, body)
 	if err != nil {
-		return nil, withoutURL(err)
+		return nil, blob.WithoutURL(err)
 	}
 	maps.Copy(req.Header, r.header)
 	req.Header.Set("User-Agent", "litestream")
@@ -155,18 +144,9 @@ func (cn *connection) send(ctx context.Context, r *request, token *oauth2.Token)
 	}
 	resp, err := cn.client.Do(req)
 	if err != nil {
-		return nil, withoutURL(err)
+		return nil, blob.WithoutURL(err)
 	}
 	return resp, nil
-}
-
-// withoutURL takes the URL out of an error: that of a resumable upload is a
-// credential.
-func withoutURL(err error) error {
-	if ue, ok := errors.AsType[*url.Error](err); ok {
-		return ue.Err
-	}
-	return err
 }
 
 // readError reads what the service says is wrong: JSON, or plain text where the
@@ -176,7 +156,7 @@ func readError(resp *http.Response) error {
 	if err = errors.Join(err, resp.Body.Close()); err != nil {
 		return fmt.Errorf("read error of status %d: %w", resp.StatusCode, err)
 	}
-	e := &apiError{status: resp.StatusCode, retryAfter: parseRetryAfter(resp.Header.Get("Retry-After"))}
+	e := &apiError{status: resp.StatusCode, retryAfter: blob.ParseRetryAfter(resp.Header.Get("Retry-After"))}
 	var doc struct {
 		Error struct {
 			Message string
@@ -194,16 +174,6 @@ func readError(resp *http.Response) error {
 	text := strings.Join(strings.Fields(string(b)), " ")
 	e.message = text[:min(len(text), most)]
 	return e
-}
-
-func parseRetryAfter(s string) time.Duration {
-	if seconds, err := strconv.Atoi(s); err == nil && seconds > 0 {
-		return min(time.Duration(seconds)*time.Second, maxRetryAfter)
-	}
-	if t, err := http.ParseTime(s); err == nil {
-		return min(max(time.Until(t), 0), maxRetryAfter)
-	}
-	return 0
 }
 
 // passingReasons are answers with status 403 that a retry may heal.
@@ -238,21 +208,12 @@ func isCorrupted(err error) bool {
 	return ok && api.status == http.StatusBadRequest && strings.Contains(strings.ToLower(api.message), "crc32c")
 }
 
-// pause waits before the next attempt: as long as the service asks for, and
-// else a time that grows, of which half is random, so that many clients do not
-// come back at once.
+// pause waits before the next attempt, as long as the service asks for if it
+// does.
 func pause(ctx context.Context, attempt int, cause error) error {
-	d := min(baseBackoff<<(attempt-1), maxBackoff)
-	d = d/2 + rand.N(d/2)
-	if api, ok := errors.AsType[*apiError](cause); ok && api.retryAfter > d {
-		d = api.retryAfter
+	var retryAfter time.Duration
+	if api, ok := errors.AsType[*apiError](cause); ok {
+		retryAfter = api.retryAfter
 	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return errors.Join(ctx.Err(), cause)
-	}
+	return blob.Pause(ctx, attempt, retryAfter, cause)
 }

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // A resumable upload is a session at the service, which is told what follows
@@ -159,7 +161,7 @@ func (rs *resumable) sendWindow(ctx context.Context, w window) (*object, error) 
 	for failures := 0; ; {
 		from := rs.off
 		obj, err := rs.sendRest(ctx, w)
-		if err != nil && isTemporary(err) && ctx.Err() == nil && failures+1 < maxAttempts {
+		if err != nil && isTemporary(err) && ctx.Err() == nil && failures+1 < blob.MaxAttempts {
 			failures++
 			if err := pause(ctx, failures, err); err != nil {
 				return nil, err
@@ -174,7 +176,7 @@ func (rs *resumable) sendWindow(ctx context.Context, w window) (*object, error) 
 		case rs.off > from:
 			failures = 0
 		default:
-			if failures++; failures >= maxAttempts {
+			if failures++; failures >= blob.MaxAttempts {
 				return nil, errors.New("server keeps nothing of what is sent")
 			}
 		}

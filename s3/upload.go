@@ -13,6 +13,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 const contentType = "application/octet-stream"
@@ -37,7 +39,7 @@ func (c *ReplicaClient) write(ctx context.Context, info *ltx.FileInfo, r io.Read
 	if err != nil {
 		return nil, err
 	}
-	src, hdr, err := newSource(r)
+	src, hdr, err := blob.NewSource(r)
 	if err != nil {
 		return nil, s.fail("put", key, err)
 	}
@@ -57,41 +59,6 @@ func (c *ReplicaClient) write(ctx context.Context, info *ltx.FileInfo, r io.Read
 	return info, nil
 }
 
-// source is what is to be uploaded: a section that can be read at any place,
-// or else a stream.
-type source struct {
-	section *io.SectionReader
-	stream  io.Reader
-}
-
-// newSource reads the LTX header of r, which stays part of the source.
-func newSource(r io.Reader) (source, ltx.Header, error) {
-	if ra, ok := r.(interface {
-		io.ReaderAt
-		io.Seeker
-	}); ok {
-		pos, err := ra.Seek(0, io.SeekCurrent)
-		if err != nil {
-			return source{}, ltx.Header{}, fmt.Errorf("find size: %w", err)
-		}
-		end, err := ra.Seek(0, io.SeekEnd)
-		if err != nil {
-			return source{}, ltx.Header{}, fmt.Errorf("find size: %w", err)
-		}
-		section := io.NewSectionReader(ra, pos, end-pos)
-		hdr, _, err := ltx.PeekHeader(section)
-		if err != nil {
-			return source{}, hdr, fmt.Errorf("read ltx header: %w", err)
-		}
-		return source{section: section}, hdr, nil
-	}
-	hdr, r, err := ltx.PeekHeader(r)
-	if err != nil {
-		return source{}, hdr, fmt.Errorf("read ltx header: %w", err)
-	}
-	return source{stream: r}, hdr, nil
-}
-
 // upload is one object on its way.
 type upload struct {
 	*session
@@ -101,27 +68,27 @@ type upload struct {
 }
 
 // send stores the source as one object and returns its size.
-func (u *upload) send(ctx context.Context, src source) (int64, error) {
-	if src.section != nil {
-		if size := src.section.Size(); size >= u.PartSize {
-			return size, u.multipart(ctx, newSectionParts(src.section, u.PartSize))
+func (u *upload) send(ctx context.Context, src blob.Source) (int64, error) {
+	if src.Section != nil {
+		if size := src.Section.Size(); size >= u.PartSize {
+			return size, u.multipart(ctx, blob.NewSectionParts(src.Section, u.PartSize))
 		}
-		return src.section.Size(), u.put(ctx, io.NewSectionReader(src.section, 0, src.section.Size()))
+		return src.Section.Size(), u.put(ctx, io.NewSectionReader(src.Section, 0, src.Section.Size()))
 	}
 
 	var first bytes.Buffer
-	n, err := io.CopyN(&first, src.stream, u.PartSize)
+	n, err := io.CopyN(&first, src.Stream, u.PartSize)
 	if errors.Is(err, io.EOF) {
 		return n, u.put(ctx, bytes.NewReader(first.Bytes()))
 	} else if err != nil {
 		return 0, fmt.Errorf("read file: %w", err)
 	}
-	parts := &streamParts{
-		r: src.stream, first: first.Bytes(), partSize: u.PartSize,
-		equal: detectProvider(u.Endpoint).equalParts,
+	parts := &blob.StreamParts{
+		Reader: src.Stream, First: first.Bytes(), PartSize: u.PartSize,
+		Equal: detectProvider(u.Endpoint).equalParts,
 	}
 	err = u.multipart(ctx, parts)
-	return parts.n, err
+	return parts.N, err
 }
 
 // put stores an object with a single request.

@@ -1,7 +1,6 @@
 package s3
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,126 +13,20 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // The SDK's own uploader is not used: it is deprecated, ends streams at 10,000
 // parts of one size, and gives up the parts of a cancelled upload to whoever
 // pays for the bucket, because it aborts with the context that is cancelled.
 
-// maxParts is the most parts an object may have.
-const maxParts = 10000
-
-// growEvery is the number of parts after which the parts of a stream grow by
-// another part size: 5 MiB parts lead to 525 GB instead of 50.
-const growEvery = 500
-
 // abortTimeout bounds the request that frees the parts of a failed upload.
 const abortTimeout = 30 * time.Second
 
-// partReader cuts a source into parts.
-type partReader interface {
-	// next returns the next part, or io.EOF after the last. Parts that were
-	// released may be overwritten.
-	next() (part io.ReadSeeker, err error)
-	// release gives a part back that was sent.
-	release(part io.ReadSeeker)
-}
-
-// sectionParts are parts of what can be read at any place.
-type sectionParts struct {
-	section       *io.SectionReader
-	off, partSize int64
-}
-
-func newSectionParts(section *io.SectionReader, partSize int64) *sectionParts {
-	if least := (section.Size() + maxParts - 1) / maxParts; partSize < least {
-		partSize = least
-	}
-	return &sectionParts{section: section, partSize: partSize}
-}
-
-func (sp *sectionParts) next() (io.ReadSeeker, error) {
-	n := min(sp.partSize, sp.section.Size()-sp.off)
-	if n <= 0 {
-		return nil, io.EOF
-	}
-	part := io.NewSectionReader(sp.section, sp.off, n)
-	sp.off += n
-	return part, nil
-}
-
-func (sp *sectionParts) release(io.ReadSeeker) {}
-
-// streamParts are parts of a stream, each in a buffer of its own. The buffers
-// go round, so that there are as many as parts in flight.
-type streamParts struct {
-	r        io.Reader
-	first    []byte // the part that was read already; nil once it was sent
-	partSize int64
-	equal    bool // the service wants parts of equal size
-
-	n     int64 // bytes read
-	count int   // parts made
-
-	mu   sync.Mutex // guards free
-	free []*streamPart
-}
-
-type streamPart struct {
-	bytes.Reader
-	buf []byte
-}
-
-func (sp *streamParts) next() (io.ReadSeeker, error) {
-	sp.count++
-	if sp.first != nil {
-		part := &streamPart{buf: sp.first}
-		part.Reset(part.buf)
-		sp.first, sp.n = nil, int64(len(part.buf))
-		return part, nil
-	}
-	size := sp.partSize
-	if !sp.equal {
-		size *= int64(1 + (sp.count-1)/growEvery)
-	}
-	part := sp.buffer(size)
-	n, err := io.ReadFull(sp.r, part.buf)
-	sp.n += int64(n)
-	switch {
-	case errors.Is(err, io.EOF):
-		return nil, io.EOF
-	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, fmt.Errorf("read file: %w", err)
-	}
-	part.Reset(part.buf[:n])
-	return part, nil
-}
-
-func (sp *streamParts) buffer(size int64) *streamPart {
-	sp.mu.Lock()
-	defer sp.mu.Unlock()
-	for len(sp.free) > 0 {
-		part := sp.free[len(sp.free)-1]
-		sp.free = sp.free[:len(sp.free)-1]
-		if int64(cap(part.buf)) >= size {
-			part.buf = part.buf[:size]
-			return part
-		}
-	}
-	return &streamPart{buf: make([]byte, size)}
-}
-
-func (sp *streamParts) release(part io.ReadSeeker) {
-	if p, ok := part.(*streamPart); ok {
-		sp.mu.Lock()
-		sp.free = append(sp.free, p)
-		sp.mu.Unlock()
-	}
-}
-
 // multipart stores an object in parts, several at a time. A failed upload
 // frees the parts that were stored.
-func (u *upload) multipart(ctx context.Context, parts partReader) error {
+func (u *upload) multipart(ctx context.Context, parts blob.Parts) error {
 	id, err := u.create(ctx)
 	if err != nil {
 		return err
@@ -171,52 +64,24 @@ func (u *upload) create(ctx context.Context) (id *string, err error) {
 	return out.UploadId, nil
 }
 
-// sendParts reads parts in order and sends up to Concurrency of them at a time.
-// It returns when all that it started have ended.
-func (u *upload) sendParts(ctx context.Context, id *string, parts partReader) ([]types.CompletedPart, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-
+// sendParts sends up to Concurrency parts at a time.
+func (u *upload) sendParts(ctx context.Context, id *string, parts blob.Parts) ([]types.CompletedPart, error) {
 	var (
-		wg   sync.WaitGroup
 		mu   sync.Mutex // guards done
 		done []types.CompletedPart
 	)
-	slots := make(chan struct{}, u.Concurrency)
-	for number := int32(1); ; number++ {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-		}
-		if ctx.Err() != nil {
-			break
-		}
-		part, err := parts.next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err == nil && number > maxParts {
-			err = fmt.Errorf("object has more than %d parts: raise part-size", maxParts)
-		}
+	err := blob.SendParts(ctx, parts, u.Concurrency, func(ctx context.Context, n int, part io.ReadSeeker) error {
+		number := int32(n) //nolint:gosec // at most blob.MaxParts
+		etag, err := u.sendPart(ctx, id, number, part)
 		if err != nil {
-			cancel(err)
-			break
+			return err
 		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			etag, err := u.sendPart(ctx, id, number, part)
-			if err != nil {
-				cancel(err)
-				return
-			}
-			parts.release(part)
-			mu.Lock()
-			done = append(done, types.CompletedPart{ETag: etag, PartNumber: aws.Int32(number)})
-			mu.Unlock()
-		})
-	}
-	wg.Wait()
-	if err := context.Cause(ctx); err != nil {
+		mu.Lock()
+		defer mu.Unlock()
+		done = append(done, types.CompletedPart{ETag: etag, PartNumber: aws.Int32(number)})
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	slices.SortFunc(done, func(a, b types.CompletedPart) int { return int(*a.PartNumber - *b.PartNumber) })

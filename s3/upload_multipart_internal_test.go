@@ -1,74 +1,10 @@
 package s3
 
 import (
-	"bytes"
-	"errors"
-	"io"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
-
-// readParts returns the sizes of all parts and their joined bytes.
-func readParts(t *testing.T, parts partReader) (sizes []int, all []byte) {
-	t.Helper()
-	for {
-		part, err := parts.next()
-		if errors.Is(err, io.EOF) {
-			return sizes, all
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(part)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sizes, all = append(sizes, len(b)), append(all, b...)
-		parts.release(part)
-	}
-}
-
-func testData(n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(i * 7 / 3)
-	}
-	return b
-}
-
-func TestStreamParts(t *testing.T) {
-	const first = 10
-	for _, n := range []int{10, 11, 20, 25, 10 * growEvery, 10*growEvery + 45} {
-		for _, equal := range []bool{false, true} {
-			data := testData(n)
-			parts := &streamParts{r: bytes.NewReader(data[first:]), first: bytes.Clone(data[:first]), partSize: 10, equal: equal}
-			sizes, all := readParts(t, parts)
-			if !bytes.Equal(all, data) || parts.n != int64(n) {
-				t.Errorf("%d bytes: parts hold %d other ones, counted %d", n, len(all), parts.n)
-			}
-			for i, size := range sizes[:len(sizes)-1] {
-				want := 10
-				if i >= growEvery && !equal {
-					want = 20
-				}
-				if size != want {
-					t.Errorf("%d bytes: part %d has %d, want %d", n, i, size, want)
-				}
-			}
-		}
-	}
-}
-
-// A source of known size fits into the parts that an object may have.
-func TestSectionParts(t *testing.T) {
-	for n, want := range map[int]int{10: 1, 25: 3, 10 * maxParts: maxParts, 10*maxParts + 1: 9091} {
-		data := testData(n)
-		sizes, all := readParts(t, newSectionParts(io.NewSectionReader(bytes.NewReader(data), 0, int64(n)), 10))
-		if len(sizes) != want || !bytes.Equal(all, data) {
-			t.Errorf("%d bytes: %d parts with %d bytes, want %d parts", n, len(sizes), len(all), want)
-		}
-	}
-}
 
 // Every part of the retry delay lies in the bounds, and is not always the same.
 func TestBackoffDelay(t *testing.T) {

@@ -52,7 +52,8 @@ var layerOf = map[string]int{
 // mayStartGoroutines lists the owners of goroutines, as patterns of path.Match.
 // Each of them waits for what it started before it returns from Close or Run.
 var mayStartGoroutines = []string{
-	"internal/blob/each.go", // parallel requests of one call, which waits for them
+	"internal/blob/each.go",  // parallel requests of one call, which waits for them
+	"internal/blob/parts.go", // parallel parts of one upload, which waits for them
 	"internal/workpool/*.go",
 	"internal/control/server.go",   // its loop
 	"internal/control/handlers.go", // operations, which the server waits for
@@ -66,7 +67,6 @@ var mayStartGoroutines = []string{
 	"restore*.go",                  // parallel reads ahead of the writer
 	"fleet_restore*.go",            // databases restored at a time by one call, which waits for them
 	"s3/list_metadata.go",          // parallel requests of one listing, which waits for them
-	"s3/upload_multipart.go",       // parallel parts of one upload, which waits for them
 	"internal/replicatest/*.go",    // concurrent callers of a client under test
 	"internal/mcpserver/server.go", // one listener, which Close waits for
 	"sftp/link.go",                 // calls that may be given up, which closing the connection waits for

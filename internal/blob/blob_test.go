@@ -47,9 +47,33 @@ func TestRoot(t *testing.T) {
 	}
 }
 
+func TestPrefix(t *testing.T) {
+	for prefix, want := range map[blob.Prefix][3]string{ // objects, tree, level
+		"":             {"", "/000", "/0009/"},
+		".":            {"", "./000", "./0009/"},
+		"a":            {"a/", "a/000", "a/0009/"},
+		"a//b/../c":    {"a//b/../c/", "a//b/../c/000", "a//b/../c/0009/"},
+		"/lead/trail/": {"/lead/trail/", "/lead/trail//000", "/lead/trail//0009/"},
+	} {
+		got := [3]string{prefix.Objects(), prefix.Tree(), prefix.Level(9)}
+		if got != want {
+			t.Errorf("%q: %q, want %q", prefix, got, want)
+		}
+		level, name, ok := prefix.Split(prefix.File(7, 1, 2))
+		if !ok || level != 7 || name != ltx.FormatFilename(1, 2) {
+			t.Errorf("%q: split its own key into %d %q %v", prefix, level, name, ok)
+		}
+	}
+	for _, key := range []string{"a/0001", "a/000", "a/000a/x", "a/0010/x", "a/ltx/1/x", "b/0001/x"} {
+		if level, name, ok := blob.Prefix("a").Split(key); ok {
+			t.Errorf("%q is split into %d %q", key, level, name)
+		}
+	}
+}
+
 func TestListing(t *testing.T) {
 	stored := time.Date(2024, 1, 2, 3, 4, 5, 0, time.UTC)
-	l := blob.Listing{Root: "p", Seek: 2}
+	l := blob.Listing{Root: blob.Root("p"), Seek: 2}
 	for _, key := range []string{
 		"p/ltx/1/" + ltx.FormatFilename(9, 9), "p/ltx/0/" + ltx.FormatFilename(2, 3), "p/ltx/0/" + ltx.FormatFilename(1, 1),
 		"p/ltx/0/notes.txt", "q/ltx/0/" + ltx.FormatFilename(5, 5),

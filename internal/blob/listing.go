@@ -21,9 +21,15 @@ type Entry struct {
 	Timestamp string    // of the LTX header, from the metadata; RFC 3339
 }
 
+// A Layout says what keys LTX files have: a Root or a Prefix.
+type Layout interface {
+	File(level int, minTXID, maxTXID ltx.TXID) string
+	Split(key string) (level int, name string, ok bool)
+}
+
 // Listing gathers the LTX files below a root.
 type Listing struct {
-	Root Root
+	Root Layout
 	Seek ltx.TXID // files that begin before it are left out
 
 	infos   []*ltx.FileInfo
@@ -67,11 +73,19 @@ type OpenFunc func(ctx context.Context, key string, offset, size int64) (io.Read
 // a copied bucket, and drops those that were deleted meanwhile. The time of
 // upload would be a guess, and a restore to a point in time cannot guess.
 func (l *Listing) ReadHeaders(ctx context.Context, open OpenFunc) error {
+	return l.ReadTimes(ctx, headerWorkers, func(ctx context.Context, key string) (time.Time, error) {
+		return HeaderTime(ctx, open, key)
+	})
+}
+
+// ReadTimes asks for the time of each file that came without one, up to workers
+// of them at a time, and drops those that were deleted meanwhile.
+func (l *Listing) ReadTimes(ctx context.Context, workers int, read func(ctx context.Context, key string) (time.Time, error)) error {
 	gone := make(map[*ltx.FileInfo]bool)
 	missing := make([]bool, len(l.untimed))
-	err := Each(ctx, len(l.untimed), headerWorkers, func(ctx context.Context, i int) error {
+	err := Each(ctx, len(l.untimed), workers, func(ctx context.Context, i int) error {
 		info := l.untimed[i]
-		t, err := headerTime(ctx, open, l.Root.File(info.Level, info.MinTXID, info.MaxTXID))
+		t, err := read(ctx, l.Root.File(info.Level, info.MinTXID, info.MaxTXID))
 		if missing[i] = errors.Is(err, fs.ErrNotExist); missing[i] {
 			return nil
 		}
@@ -88,7 +102,8 @@ func (l *Listing) ReadHeaders(ctx context.Context, open OpenFunc) error {
 	return nil
 }
 
-func headerTime(ctx context.Context, open OpenFunc, key string) (t time.Time, err error) {
+// HeaderTime reads the time of a file from its LTX header.
+func HeaderTime(ctx context.Context, open OpenFunc, key string) (t time.Time, err error) {
 	r, err := open(ctx, key, 0, ltx.HeaderSize)
 	if err != nil {
 		return time.Time{}, err
