@@ -22,7 +22,7 @@ var replicaFactories = struct {
 }{byScheme: make(map[string]ReplicaClientFactory)}
 
 // laterSchemes are those of Litestream v0.5 that this release does not serve.
-var laterSchemes = []string{"nats", "oss"}
+var laterSchemes = []string{"nats"}
 
 // RegisterReplicaClientFactory makes a URL scheme known to
 // NewReplicaClientFromURL. A later registration replaces an earlier one.

@@ -108,7 +108,6 @@ func TestNewReplicaClientFromURL(t *testing.T) {
 		t.Errorf("factory got %q, want %q", got, want)
 	}
 	for raw, want := range map[string]string{
-		"oss://b/p":  `replica URL scheme "oss" is not supported yet`,
 		"nats://h/p": `replica URL scheme "nats" is not supported yet`,
 		"abc://b/p":  `unsupported replica URL scheme: "abc"`,
 		"/x":         `replica URL has no scheme: "/x"`,

@@ -12,6 +12,7 @@ import (
 	"github.com/benbjohnson/litestream/abs"
 	"github.com/benbjohnson/litestream/file"
 	"github.com/benbjohnson/litestream/gs"
+	"github.com/benbjohnson/litestream/oss"
 	"github.com/benbjohnson/litestream/s3"
 	"github.com/benbjohnson/litestream/sftp"
 	"github.com/benbjohnson/litestream/webdav"
@@ -179,6 +180,7 @@ const (
 	replicaTypeS3   = "s3"
 	replicaTypeGS   = "gs"
 	replicaTypeABS  = "abs"
+	replicaTypeOSS  = "oss"
 	replicaTypeSFTP = "sftp"
 
 	replicaTypeWebDAV = "webdav"
@@ -193,7 +195,7 @@ func isReplicaType(typ string) bool {
 // names.
 func hasBucket(typ string) bool {
 	switch typ {
-	case replicaTypeS3, replicaTypeGS, replicaTypeABS:
+	case replicaTypeS3, replicaTypeGS, replicaTypeABS, replicaTypeOSS:
 		return true
 	default:
 		return false
@@ -207,7 +209,7 @@ func takesRootedPath(typ string) bool { return typ == replicaTypeSFTP }
 // isLaterReplicaType reports whether upstream knows the type and we do not yet.
 func isLaterReplicaType(typ string) bool {
 	switch typ {
-	case "nats", "oss":
+	case "nats":
 		return true
 	default:
 		return false
@@ -252,6 +254,8 @@ func (c *ReplicaConfig) logArgs(client litestream.ReplicaClient) []any {
 		args = append(args, "bucket", client.Bucket, "path", client.Path, "endpoint", redactURL(client.Endpoint))
 	case *gs.ReplicaClient:
 		args = append(args, "bucket", client.Bucket, "path", client.Path)
+	case *oss.ReplicaClient:
+		args = append(args, "bucket", client.Bucket, "path", client.Path, "region", client.Region)
 	case *sftp.ReplicaClient:
 		args = append(args, "host", client.Host, "user", client.User, "path", client.Path)
 	case *webdav.ReplicaClient:
@@ -299,6 +303,8 @@ func newReplicaClient(c *ReplicaConfig) (litestream.ReplicaClient, error) {
 			}
 		}
 		return cfg.NewReplicaClient()
+	case replicaTypeOSS:
+		return c.ossClient()
 	case replicaTypeSFTP:
 		return c.sftpClient()
 	case replicaTypeWebDAV:
@@ -332,6 +338,28 @@ func (c *ReplicaConfig) s3Config() s3.Config {
 		SSEKMSKeyID:          c.SSEKMSKeyID,
 		MaxConns:             c.maxConns,
 	}
+}
+
+// ossClient returns a client of what the keys of the file say, and the URL.
+func (c *ReplicaConfig) ossClient() (litestream.ReplicaClient, error) {
+	cfg := oss.Config{
+		AccessKeyID:     string(c.AccessKeyID),
+		AccessKeySecret: string(c.SecretAccessKey),
+		Bucket:          c.Bucket,
+		Path:            c.Path,
+		Region:          c.Region,
+		Endpoint:        c.Endpoint,
+		PartSize:        int64(orDefault(c.PartSize, 0)),
+		Concurrency:     orDefault(c.Concurrency, 0),
+		MaxConns:        c.maxConns,
+	}
+	if c.URL != "" {
+		var err error
+		if cfg, err = cfg.WithURL(c.URL); err != nil {
+			return nil, err
+		}
+	}
+	return cfg.NewReplicaClient()
 }
 
 // sftpClient returns a client of what the keys of the file say, and the URL.

@@ -128,7 +128,7 @@ func TestMultiDB_ConfigErrors(t *testing.T) {
 		{"URLQuery", "multi-db:\n  patterns: [/d/*.db]\n  replica-template: {url: \"s3://b/{{tenant}}?region={{x}}\"}", "multi-db.replica-template.url (line 3): variables may stand in the path only (got s3://b/{{tenant}}?region={{x}})"},
 		{"BucketVariable", "multi-db:\n  patterns: [/d/*.db]\n  replica-template: {type: s3, bucket: \"{{x}}\", path: \"{{tenant}}\"}", "multi-db.replica-template.bucket (line 3): variables may stand in path and url only (got {{x}})"},
 		{"NoBucket", "multi-db:\n  patterns: [/d/*.db]\n  replica-template: {type: s3, path: \"{{tenant}}\"}", "multi-db.replica-template (line 3): bucket required for s3 replica"},
-		{"LaterType", "multi-db:\n  patterns: [/d/*.db]\n  replica-template: {type: oss, path: \"{{tenant}}\"}", `multi-db.replica-template.type (line 3): replica type "oss" is not supported yet`},
+		{"LaterType", "multi-db:\n  patterns: [/d/*.db]\n  replica-template: {type: nats, path: \"{{tenant}}\"}", `multi-db.replica-template.type (line 3): replica type "nats" is not supported yet`},
 		{"StateDir", minimal + "  state-dir: /d/x.db", "multi-db.patterns[0] (line 2): matches the state directory /d/x.db: move state-dir, or exclude /d/x.db/** (got /d/*.db)"},
 		{"BothClaim", "dbs: [{path: /d/a.db, replica: {path: /a}}]\n" + minimal, "dbs[0].path (line 1): pattern /d/*.db (line 3) of multi-db matches the path, too: exclude it there (got /d/a.db)"},
 	} {
@@ -155,6 +155,8 @@ func TestMultiDB_Locations(t *testing.T) {
 		`url: "s3://b/p/{{tenant}}"`:                                                     "s3://b/p/a%20%25%3F",
 		`type: abs, bucket: b, account-name: a, path: "p/{{tenant}}"`:                    "abs://a@b/p/a%20%25%3F",
 		`url: "abs://a@b/p/{{tenant}}?endpoint=http://h:1/a"`:                            "abs://a@b/p/a%20%25%3F?endpoint=http://h:1/a",
+		`type: oss, bucket: b, path: "p/{{tenant}}"`:                                     "oss://b/p/a%20%25%3F",
+		`url: "oss://b.oss-cn-beijing.aliyuncs.com/p/{{tenant}}"`:                        "oss://b/p/a%20%25%3F",
 		`type: gs, bucket: b, path: "p/{{tenant}}/s"`:                                    "gs://b/p/a%20%25%3F/s",
 		`url: "gs://b/p%20q/{{tenant}}"`:                                                 "gs://b/p q/a%20%25%3F",
 		`url: "s3://b/p%20q/r%20{{tenant}}/s%21"`:                                        "",

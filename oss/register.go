@@ -1,0 +1,7 @@
+package oss
+
+import "github.com/benbjohnson/litestream"
+
+func init() {
+	litestream.RegisterReplicaClientFactory(ReplicaClientType, newReplicaClientFromURL)
+}
