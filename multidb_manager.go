@@ -88,6 +88,7 @@ type MultiDBManager struct {
 	unsent         map[uint32]error  // why uploads of hot databases fail
 	paths          map[uint64]uint32 // replica paths, where the template does not keep them apart
 	upkeep         *upkeepQueue
+	catalog        *fleetCatalog
 	yieldSet       time.Time             // when yield was chosen
 	underway       map[uint32]*upkeepRun // maintenance that runs
 	upkeepFailures map[uint32]uint8      // in a row
@@ -194,6 +195,7 @@ func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
 	m.logLimit = loglimit.New(m.Logger.Handler(), m.now)
 	m.logger = slog.New(m.logLimit)
 	m.run, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	m.catalog = newFleetCatalog(m.cfg(), m.clients.Root, m.knobs.Catalog)
 	if m.reg, err = registry.Open(ctx, m.cfg().StateDir, registry.Options{Logger: m.logger, BootID: m.bootID()}); err != nil {
 		return err
 	}
@@ -223,6 +225,7 @@ func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
 	if err := m.load(ctx); err != nil {
 		return err
 	}
+	m.checkCatalog()
 	m.metrics.setSource(m.stats)
 	return nil
 }
@@ -274,6 +277,7 @@ func (m *MultiDBManager) tick(ctx context.Context) {
 	m.dispatch()
 	m.maintainDue()
 	m.validateDue()
+	m.catalogDue()
 	if err := m.store.resources.Connections.Sweep(m.now()); err != nil {
 		m.logger.Warn("close idle connections", "error", err)
 	}
@@ -334,6 +338,7 @@ func (m *MultiDBManager) Close(ctx context.Context) error {
 	} else { // SyncOnce has looked for changes, and nothing runs that could follow another look
 		err = m.abandonRest(ctx)
 	}
+	m.closeCatalog(ctx)
 	m.cancel()
 	m.metrics.setSource(nil)
 	m.putSummary() // of what was left, and nothing is hot any more

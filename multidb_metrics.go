@@ -38,6 +38,9 @@ type AggregatedMetrics struct {
 	validationN                              *boundedCounter
 	invalid                                  prometheus.Gauge
 	verifyErrors                             prometheus.Counter
+	catalogN, catalogRequestN                *boundedCounter
+	catalogBytes                             prometheus.Counter
+	catalogEnd                               prometheus.Gauge
 }
 
 // scanStats is what one scan of all files saw.
@@ -93,6 +96,9 @@ func (m *AggregatedMetrics) makeCounters(reg prometheus.Registerer) {
 	m.failureN = bounded("failures_total", "Failed attempts by the class of their reason.", "reason")
 	m.validationN = bounded("validation_checks_total", "Validations of replicas by result (success, invalid, error).", "result")
 	m.verifyErrors = counter("compaction_verify_errors_total", "Compactions after which the files of the level did not join.")
+	m.catalogN = bounded("catalog_writes_total", "Writes of the catalog of all databases by result (ok, error).", "result")
+	m.catalogRequestN = bounded("catalog_requests_total", "Requests to the storage for the catalog by operation (GET, PUT, DELETE), which no other metric counts.", "operation")
+	m.catalogBytes = counter("catalog_written_bytes_total", "Bytes of the catalog that were written.")
 	m.scanNew = counter("scan_new_databases_total", "Databases that a scan saw for the first time.")
 	m.scanChanged = counter("scan_changed_databases_total", "Databases that a scan found changed.")
 	m.scanDeleted = counter("scan_deleted_databases_total", "Databases that a scan found deleted.")
@@ -105,6 +111,7 @@ func (m *AggregatedMetrics) makeScanMetrics(reg prometheus.Registerer) {
 		return g
 	}
 	m.invalid = gauge("invalid_databases", "Databases whose last validation found something wrong, or failed.")
+	m.catalogEnd = gauge("catalog_timestamp_seconds", "When the catalog was last brought up to date.")
 	m.scanFiles = gauge("scan_files", "Files that matched a pattern in the last scan.")
 	m.scanSkipped = gauge("scan_skipped_files", "Devices, pipes, sockets and links that the last scan did not follow.")
 	m.scanErrors = gauge("scan_errors", "Files and directories that the last scan could not look at.")
@@ -217,6 +224,23 @@ func (m *AggregatedMetrics) validated(result string, invalid int) {
 	}
 }
 
+// catalogWritten counts an attempt to bring the catalog up to date.
+func (m *AggregatedMetrics) catalogWritten(n catalogCounts, at time.Time, err error) {
+	if m == nil {
+		return
+	}
+	for op, count := range map[string]int{"GET": n.gets, "PUT": n.puts, "DELETE": n.deletes} {
+		m.catalogRequestN.add(float64(count), op)
+	}
+	m.catalogBytes.Add(float64(n.bytes))
+	if err != nil {
+		m.catalogN.inc("error")
+		return
+	}
+	m.catalogN.inc("ok")
+	m.catalogEnd.Set(float64(at.UnixMilli()) / 1000)
+}
+
 // verified counts a verification of a compaction.
 func (m *AggregatedMetrics) verified(err error) {
 	if m != nil && err != nil {
@@ -241,7 +265,9 @@ type boundedCounter struct {
 	series map[string]prometheus.Counter
 }
 
-func (c *boundedCounter) inc(values ...string) {
+func (c *boundedCounter) inc(values ...string) { c.add(1, values...) }
+
+func (c *boundedCounter) add(n float64, values ...string) {
 	for i, v := range values {
 		values[i] = metricLabel(v)
 	}
@@ -257,11 +283,11 @@ func (c *boundedCounter) inc(values ...string) {
 			for i := range values {
 				values[i] = otherLabel
 			}
-			c.vec.WithLabelValues(values...).Inc()
+			c.vec.WithLabelValues(values...).Add(n)
 			return
 		}
 		s = c.vec.WithLabelValues(values...)
 		c.series[key] = s
 	}
-	s.Inc()
+	s.Add(n)
 }

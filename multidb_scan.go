@@ -75,6 +75,9 @@ func (m *MultiDBManager) observe(e *scan.Entry, start time.Time, st *scanStats) 
 	switch s.state {
 	case TenantUnknown, TenantGone:
 		if !s.has(tenantDoomed) { // else it is a new one in a moment
+			if s.state == TenantGone {
+				m.touchCatalogLocked(i, s)
+			}
 			m.enqueueLocked(i, classOf(s), start)
 		}
 	case TenantClean:
@@ -187,6 +190,7 @@ func (m *MultiDBManager) forgetLocked(i uint32) {
 	delete(m.underway, i)
 	delete(m.upkeepFailures, i)
 	m.validation.forget(i)
+	m.catalog.forget(i)
 	delete(m.reasons, i)
 	m.table.Remove(i)
 	m.reg.Delete(i + 1)
@@ -243,6 +247,7 @@ func (m *MultiDBManager) goneLocked(i uint32, s *DBState, now time.Time) bool {
 	m.queue.Remove(i)
 	delete(m.reasons, i)
 	s.state, s.changedAt, s.since = TenantGone, 0, secondsOf(now)
+	m.touchCatalogLocked(i, s)
 	m.upkeep.set(i, earliest(m.upkeep.at(i), deletedDue(now, m.cfg().DeletedRetention)))
 	m.put(m.recordLocked(i), nil)
 	return true

@@ -36,7 +36,7 @@ func (m *MultiDBManager) bind(ctx context.Context) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.bound, m.empty = true, empty
+	m.bound, m.empty, m.catalog.epoch = true, empty, epoch
 	if !same {
 		m.distrustLocked()
 	}
@@ -89,6 +89,7 @@ func (m *MultiDBManager) rebind(ctx context.Context) {
 	err := m.bind(ctx)
 	if err == nil {
 		m.logger.Info("the replica is reached")
+		m.checkCatalog()
 		return
 	}
 	m.mu.Lock()
@@ -104,6 +105,7 @@ func (m *MultiDBManager) distrustLocked() {
 	for i, s := range m.table.All() {
 		s.txid, s.syncedAt = 0, 0
 		m.upkeep.remove(i)
+		m.catalog.drop(i)
 		if s.state == TenantClean {
 			s.state = TenantUnknown
 		}
@@ -167,6 +169,10 @@ func (m *MultiDBManager) loadLocked(rec *registry.Record, info registry.Info, no
 	s.set(tenantRecheck, !info.Clean || rec.State&recordUnsure != 0)
 	if !rec.Due.IsZero() {
 		m.upkeep.set(i, rec.Due)
+	}
+	if rec.TXID > 0 {
+		files := m.decodeFiles(rec.Path, rec.Files)
+		m.catalog.found(i, &files)
 	}
 	switch RecordedState(rec.State) {
 	case TenantClean:

@@ -46,7 +46,7 @@ func (m *MultiDBManager) stats() FleetStats {
 		}
 	}
 	st.Queue = m.queueLocked()
-	st.TableBytes = m.table.MemoryBytes()
+	st.TableBytes = m.table.MemoryBytes() + m.catalog.records.bytes()
 	st.MaintenanceQueue = m.upkeep.dueBy(now)
 	st.Groups = m.groupsLocked(groups)
 	return st

@@ -235,10 +235,14 @@ func (m *MultiDBManager) cooled(d *DynamicDB, pos tenantPosition) {
 	m.mu.Lock()
 	delete(m.hot, d.idx)
 	s := m.table.At(d.idx)
+	same := s.txid == pos.TXID && m.table.Matches(d.idx, &pos.Seen)
 	m.table.SetFingerprint(d.idx, &pos.Seen, pos.Settled)
 	s.state, s.txid = TenantClean, pos.TXID
 	s.changedAt, s.since, s.syncedAt = 0, secondsOf(now), secondsOf(now)
 	s.set(tenantRecheck, false)
+	if !same {
+		m.touchCatalogLocked(d.idx, s)
+	}
 	if m.reasons[d.idx] != nil {
 		m.logger.Info("database is replicated again", "db", d.path, "txid", pos.TXID)
 	}
@@ -308,10 +312,12 @@ func (m *MultiDBManager) noteUnsent(d *DynamicDB, err error) {
 
 // acknowledged takes note of a position that the storage holds.
 func (m *MultiDBManager) acknowledged(d *DynamicDB, txid ltx.TXID) {
+	now := m.now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s := m.table.At(d.idx); s != nil && m.hot[d.idx] == d {
-		s.txid = max(s.txid, txid)
+	if s := m.table.At(d.idx); s != nil && m.hot[d.idx] == d && txid > s.txid {
+		s.txid, s.syncedAt = txid, secondsOf(now)
+		m.touchCatalogLocked(d.idx, s)
 	}
 }
 

@@ -50,6 +50,7 @@ func (m *MultiDBManager) noteFiles(d *DynamicDB, change func(*tenantFiles)) {
 	defer m.mu.Unlock()
 	f := m.filesLocked(d)
 	change(f)
+	m.catalog.noteFiles(d.idx, f)
 	m.validation.changed.add(d.idx)
 	if m.underway[d.idx] != nil {
 		return
@@ -180,6 +181,7 @@ func (m *MultiDBManager) endUpkeepLocked(i uint32, s *DBState, run *upkeepRun, e
 	if !run.known {
 		return // nothing was learnt, so that nothing is overwritten
 	}
+	m.catalog.noteFiles(i, &run.files)
 	if d := m.hot[i]; d != nil {
 		d.files = run.files
 		return
@@ -269,6 +271,7 @@ func (m *MultiDBManager) deleteTenant(ctx context.Context, i uint32, path string
 	err := removeTenantLedger(m.cfg().StateDir, path)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.catalog.remove(i, path)
 	m.forgetLocked(i)
 	return err
 }
@@ -354,6 +357,7 @@ func (m *MultiDBManager) noteCold(ctx context.Context, i uint32, change func(*te
 	path := m.table.Path(i)
 	files := m.decodeFiles(path, stored)
 	change(&files)
+	m.catalog.noteFiles(i, &files)
 	m.upkeep.set(i, files.due(m.upkeeper().Settings, path))
 	rec := m.recordLocked(i)
 	rec.Files = files.encode()

@@ -31,7 +31,8 @@ const (
 
 // Limits of a head. What has more was not written by us.
 const (
-	maxLayers   = 64
+	MaxOld      = 1 << 12
+	maxLayers   = 1 << 10
 	maxSegments = 1 << 12
 )
 
@@ -45,8 +46,9 @@ type Head struct {
 	WrittenAt  time.Time `json:"written_at"`
 
 	// Layers are in ascending order: an entry hides those of the same path in
-	// the layers before. The first layer is the base.
+	// the layers before. The first Base of them are the base.
 	Layers []Layer `json:"layers"`
+	Base   int     `json:"base"`
 
 	// Old are objects that earlier heads named. They are deleted when nobody
 	// can be reading by those heads any more.
@@ -183,7 +185,7 @@ func unseal(magic string, b []byte, v any) error {
 }
 
 func (h *Head) check() error {
-	if len(h.Layers) > maxLayers {
+	if len(h.Layers) > maxLayers || h.Base < 0 || h.Base > len(h.Layers) {
 		return fmt.Errorf("%w: %d layers", ErrDamaged, len(h.Layers))
 	}
 	n := 0
@@ -200,7 +202,7 @@ func (h *Head) check() error {
 			return fmt.Errorf("%w: object %q", ErrDamaged, o.Name)
 		}
 	}
-	if n > maxSegments || len(h.Old) > maxSegments {
+	if n > maxSegments || len(h.Old) > MaxOld {
 		return fmt.Errorf("%w: %d segments, %d old objects", ErrDamaged, n, len(h.Old))
 	}
 	return nil

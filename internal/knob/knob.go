@@ -30,4 +30,5 @@ type Fleet struct {
 	Grace    time.Duration // how long files outlive their promise
 	RetryMax time.Duration // longest pause after a failure
 	BootID   [16]byte      // of the machine
+	Catalog  time.Duration // least time between two writes of the catalog
 }

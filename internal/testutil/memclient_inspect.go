@@ -139,3 +139,10 @@ func (c *MemClient) edit(tb testing.TB, key objectKey, fn func([]byte) []byte) {
 	o.data = fn(bytes.Clone(o.data))
 	c.objects[key] = o
 }
+
+// Named returns the names of all named objects, sorted.
+func (c *MemClient) Named() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Sorted(maps.Keys(c.named))
+}
