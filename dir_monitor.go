@@ -30,7 +30,7 @@ const dirDebounce = 250 * time.Millisecond
 // but what mu guards.
 type dirMonitor struct {
 	store    *Store
-	dirs     []*DirConfig
+	dirs     []*DirConfig // all in force
 	logger   *slog.Logger
 	interval time.Duration // between scans
 
@@ -40,6 +40,8 @@ type dirMonitor struct {
 	unread  map[string]string   // the same of folders
 	changed map[string]struct{} // paths of which the system told
 	watch   dirWatch
+	swaps   chan *dirSwap
+	swap    *dirSwap // under way
 
 	stop context.CancelFunc
 	wg   sync.WaitGroup
@@ -64,17 +66,29 @@ func newDirMonitor(s *Store) *dirMonitor {
 		dbs: make(map[string]*dirDB), places: make(map[[32]byte]string),
 		refused: make(map[string]string), unread: make(map[string]string),
 		changed: make(map[string]struct{}), wake: make(chan struct{}, 1),
+		swaps: make(chan *dirSwap),
 	}
 	if s.knobs.DirScanInterval > 0 {
 		m.interval = s.knobs.DirScanInterval
 	}
 	m.watch = dirWatch{logger: s.Logger, add: s.knobs.DirWatch, known: make(map[string]bool)}
-	for _, db := range s.DBs() {
+	m.notePlaces()
+	return m
+}
+
+// notePlaces notes where the replicas of the store's databases lie.
+func (m *dirMonitor) notePlaces() {
+	clear(m.places)
+	for _, d := range m.dbs { // also one that is leaving the store
+		if d.place != ([32]byte{}) {
+			m.places[d.place] = d.path
+		}
+	}
+	for _, db := range m.store.DBs() {
 		if place, ok := placeOf(db); ok {
 			m.places[place] = db.Path()
 		}
 	}
-	return m
 }
 
 // placeOf identifies where a database's replica lies, if its client tells.
@@ -166,11 +180,13 @@ func (m *dirMonitor) failed() error {
 
 // open begins to watch, if any folder is to be watched.
 func (m *dirMonitor) open(ctx context.Context) {
-	m.dirs = slices.DeleteFunc(slices.Clone(m.dirs), func(c *DirConfig) bool { return !c.Watch })
-	if len(m.dirs) == 0 {
-		return
+	if slices.ContainsFunc(m.dirs, (*DirConfig).watched) {
+		m.watch.open()
+		m.start(ctx)
 	}
-	m.watch.open()
+}
+
+func (m *dirMonitor) start(ctx context.Context) {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	m.stop = cancel
 	m.wg.Go(func() { m.loop(run) })
@@ -196,21 +212,22 @@ func (m *dirMonitor) loop(ctx context.Context) {
 	look.Stop()
 	waiting := false // look is set
 	hurried := false // rescan is set to come soon
-	events, errs := m.watch.events, m.watch.errors
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case ev, ok := <-events:
+		case swap := <-m.swaps:
+			m.change(ctx, swap)
+		case ev, ok := <-m.watch.events:
 			if !ok {
-				events = nil
+				m.watch.events = nil
 			} else if m.note(ev) && !waiting {
 				waiting = true
 				look.Reset(dirDebounce)
 			}
-		case err, ok := <-errs:
+		case err, ok := <-m.watch.errors:
 			if !ok {
-				errs = nil
+				m.watch.errors = nil
 				continue
 			}
 			if m.watch.failed(err); !hurried {
@@ -252,7 +269,7 @@ func (m *dirMonitor) note(ev fsnotify.Event) bool {
 }
 
 func (m *dirMonitor) covered(path string) bool {
-	return slices.ContainsFunc(m.dirs, func(c *DirConfig) bool { return c.Covers(path) })
+	return slices.ContainsFunc(m.dirs, func(c *DirConfig) bool { return c.Watch && c.Covers(path) })
 }
 
 // look looks at what the system told of: first at what is gone, so that a
@@ -280,6 +297,7 @@ func (m *dirMonitor) look(ctx context.Context) {
 	for _, path := range paths {
 		for _, c := range m.dirs {
 			switch {
+			case !c.Watch:
 			case !dir[path]:
 				if c.Covers(path) {
 					m.consider(ctx, c, path)
@@ -323,7 +341,7 @@ func noFile(path string) bool {
 	return isGone(err) || err == nil && fi.IsDir()
 }
 
-// scan looks into every folder.
+// scan looks into every folder that is watched.
 func (m *dirMonitor) scan(ctx context.Context) {
 	m.watch.dropGone()
 	for path := range m.refused {
@@ -332,7 +350,9 @@ func (m *dirMonitor) scan(ctx context.Context) {
 		}
 	}
 	for _, c := range m.dirs {
-		m.scanBelow(ctx, c, c.Path)
+		if c.Watch {
+			m.scanBelow(ctx, c, c.Path)
+		}
 	}
 }
 
@@ -340,7 +360,11 @@ func (m *dirMonitor) scan(ctx context.Context) {
 // the configuration.
 func (m *dirMonitor) scanBelow(ctx context.Context, c *DirConfig, dir string) {
 	seen := &dirScan{}
-	err := c.walkFrom(ctx, dir, m.watch.enter, seen)
+	var enter func(dir string)
+	if c.Watch {
+		enter = m.watch.enter
+	}
+	err := c.walkFrom(ctx, dir, enter, seen)
 	switch {
 	case ctx.Err() != nil:
 		return
@@ -413,8 +437,13 @@ func (m *dirMonitor) remove(d *dirDB) {
 	if d.leaving || !d.dir.Watch {
 		return
 	}
-	d.leaving = true
 	m.logger.Info("database is gone from directory", "dir", d.dir.Path, "db", d.path)
+	m.release(d)
+}
+
+// release closes a database beside everything else: ended follows.
+func (m *dirMonitor) release(d *dirDB) {
+	d.leaving = true
 	m.store.removeLater(d.path, func(err error) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -427,8 +456,8 @@ func (m *dirMonitor) remove(d *dirDB) {
 	})
 }
 
-// ended follows removals to their end. A file that is there again was not taken
-// as long as the one before it was still being closed.
+// ended follows removals to their end. A file that is there again, or belongs
+// to another entry now, was not taken as long as it was still being closed.
 func (m *dirMonitor) ended(ctx context.Context) {
 	m.mu.Lock()
 	left := m.left
@@ -439,12 +468,14 @@ func (m *dirMonitor) ended(ctx context.Context) {
 		if d.err != nil && !errors.Is(d.err, fs.ErrNotExist) {
 			m.logger.Warn("database was closed with an error", "db", d.path, "error", d.err)
 		}
+		swapped := m.swap.ended(d)
 		for _, c := range m.dirs {
-			if c.Covers(d.path) {
+			if (c.Watch || swapped) && c.Covers(d.path) {
 				m.consider(ctx, c, d.path)
 			}
 		}
 	}
+	m.answer()
 }
 
 // reportUnread logs which folders cannot be read, each once.

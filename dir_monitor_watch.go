@@ -88,6 +88,15 @@ func (w *dirWatch) forget(dir string) {
 	}
 }
 
+// keep ends the watches of the folders that are not wanted any more.
+func (w *dirWatch) keep(wanted func(dir string) bool) {
+	for path := range w.known {
+		if !wanted(path) {
+			w.drop(path)
+		}
+	}
+}
+
 func (w *dirWatch) drop(dir string) {
 	if w.known[dir] {
 		// It fails where the system has ended the watch by itself.

@@ -130,7 +130,8 @@ type DBConfig struct {
 	Replica  *ReplicaConfig   `yaml:"replica"` // set for every valid entry
 	Replicas []*ReplicaConfig `yaml:"replicas"`
 
-	index int // in the file's `dbs`
+	index   int                   // in the file's `dbs`
+	running *litestream.DirConfig // of a directory that is replicated
 }
 
 // orDefault returns what p points to, or def.

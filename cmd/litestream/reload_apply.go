@@ -178,7 +178,7 @@ func (l *reloader) plan(ctx context.Context) (*reloadPlan, []*litestream.DB, err
 	if err := errors.Join(errs...); err != nil {
 		return nil, nil, err
 	}
-	return plan, added, errors.Join(l.conflicts(plan, added), l.checkFleet(ctx, plan))
+	return plan, added, errors.Join(l.conflicts(plan, added), plan.checkDirs(ctx), l.checkFleet(ctx, plan))
 }
 
 // running is the configuration in force without the databases that somebody
@@ -198,20 +198,16 @@ func (l *reloader) running() *Config {
 // conflicts finds databases that were registered over the control socket and
 // that the file has by now in its own way.
 func (l *reloader) conflicts(plan *reloadPlan, added []*litestream.DB) error {
-	leaves := make(map[string]bool, len(plan.removed))
-	for _, db := range plan.removed {
-		leaves[db.Path] = true
-	}
 	stays := make(map[string]string) // by destination
 	var errs []error
 	for _, info := range l.store.DBInfos() {
-		if r := l.store.FindReplica(info.Path); r != nil && !leaves[info.Path] {
+		if r := l.store.FindReplica(info.Path); r != nil && !plan.leaves(info.Path) {
 			stays[redactedLocation(r.Client)] = info.Path
 		}
 	}
 	for i, db := range added {
 		dc := plan.added[i]
-		if l.store.FindReplica(db.Path()) != nil && !leaves[db.Path()] {
+		if l.store.FindReplica(db.Path()) != nil && !plan.leaves(db.Path()) {
 			errs = append(errs, &configError{
 				Field: dc.field("path"), Line: dc.keyLine("path"), Got: db.Path(),
 				Reason: "the database was registered over the control socket: unregister it first",
@@ -249,7 +245,7 @@ func (l *reloader) restoreMissing(ctx context.Context, added []*DBConfig) error 
 // last sync of a database that leaves. It is let go all the same, nothing is
 // taken back, and the error tells.
 func (l *reloader) apply(ctx context.Context, plan *reloadPlan, added []*litestream.DB) error {
-	errs := l.remove(ctx, plan.removed)
+	errs := append(l.remove(ctx, plan.removed), l.applyDirs(ctx, plan, false))
 	// A database may go from dbs to a pattern, or back.
 	if err := l.applyFleet(ctx, plan); err != nil {
 		errs = append(errs, err)
@@ -257,6 +253,7 @@ func (l *reloader) apply(ctx context.Context, plan *reloadPlan, added []*litestr
 			plan.inForce.MultiDB = l.config().MultiDB
 		}
 	}
+	errs = append(errs, l.applyDirs(ctx, plan, true))
 	for i, db := range added {
 		if err := l.store.AddDB(ctx, db); err != nil {
 			errs = append(errs, err)

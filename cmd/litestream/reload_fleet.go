@@ -33,14 +33,10 @@ func (l *reloader) checkFleet(ctx context.Context, plan *reloadPlan) error {
 	if l.fleet == nil || !plan.changesFleet() {
 		return nil
 	}
-	leaves := make(map[string]bool, len(plan.removed))
-	for _, db := range plan.removed {
-		leaves[db.Path] = true
-	}
 	m := plan.inForce.MultiDB
 	var errs []error
 	for _, info := range l.store.DBInfos() {
-		if t, err := m.tenants.Lookup(info.Path); err == nil && !leaves[info.Path] {
+		if t, err := m.tenants.Lookup(info.Path); err == nil && !plan.leaves(info.Path) {
 			errs = append(errs, &configError{
 				Field: fmt.Sprintf("multi-db.patterns[%d]", t.Pattern), Line: m.Patterns[t.Pattern].node.Line, Got: m.Patterns[t.Pattern].node.Value,
 				Reason: fmt.Sprintf("matches %s, which was registered over the control socket: unregister it first, or exclude it", info.Path),

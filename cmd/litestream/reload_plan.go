@@ -27,6 +27,8 @@ type reloadPlan struct {
 
 	// removed and added are entries of dbs. One that changed is in both.
 	removed, added []*DBConfig
+	dirs           bool            // those with dir change, too
+	removedDirs    []*DBConfig     // one that changed is among them
 	live           map[string]bool // keys outside of dbs that change now, such as snapshot.interval
 	inForce        *Config         // when all of it was done
 }
@@ -155,8 +157,7 @@ func (p *reloadPlan) databases(from, to *Config) {
 	p.directories(from, to)
 }
 
-// directories compares the entries of dbs that stand for a directory. They wait
-// for the restart.
+// directories compares the entries of dbs that stand for a directory.
 func (p *reloadPlan) directories(from, to *Config) {
 	key := func(db *DBConfig) string { return db.Dir + "\x00" + db.Pattern }
 	old := make(map[string]*DBConfig, len(from.Dirs))
@@ -167,16 +168,30 @@ func (p *reloadPlan) directories(from, to *Config) {
 		before := old[key(db)]
 		delete(old, key(db))
 		if before == nil {
-			p.note(actionKeep, db.field("dir"), db.Dir, "it is not replicated yet")
+			p.note(actionAdd, db.field("dir"), db.Dir, "replicated to "+db.Replica.place())
 		} else if diffs := from.diffDB(before, to, db); len(diffs) > 0 {
-			p.note(actionKeep, db.field("dir"), db.Dir, strings.Join(diffs, "; "))
+			p.note(actionChange, db.field("dir"), db.Dir, strings.Join(diffs, "; "))
+			p.removedDirs = append(p.removedDirs, before)
+		} else {
+			db.running = before.running
+			continue
 		}
+		p.dirs = true
 	}
 	for _, db := range from.Dirs {
 		if old[key(db)] != nil {
-			p.note(actionKeep, db.field("dir"), db.Dir, "it is replicated until then")
+			p.note(actionRemove, db.field("dir"), db.Dir, "its databases are synced a last time, their replicas stay")
+			p.removedDirs = append(p.removedDirs, db)
+			p.dirs = true
 		}
 	}
+	p.inForce.Dirs = to.Dirs
+}
+
+// leaves reports whether a database that is replicated is to be let go.
+func (p *reloadPlan) leaves(path string) bool {
+	return slices.ContainsFunc(p.removed, func(db *DBConfig) bool { return db.Path == path }) ||
+		slices.ContainsFunc(p.removedDirs, func(db *DBConfig) bool { return db.running.Covers(path) })
 }
 
 // diffDB returns what differs in how a database is replicated. What counts at

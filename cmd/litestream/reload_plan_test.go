@@ -73,8 +73,8 @@ logging: {level: debug}
 		{
 			"Directories", one + "  - {dir: /x, pattern: '*.db', watch: true, replica: {path: /r/x}}\n  - {dir: /y, pattern: '*.db', replica: {path: /r/y}}\n",
 			one + "  - {dir: /x, pattern: '*.db', replica: {path: /r/x}}\n  - {dir: /z, pattern: '*.db', replica: {path: /r/z}}\n",
-			"keep-until-restart|dbs[1].dir|/x|watch: true → false\nkeep-until-restart|dbs[2].dir|/z|it is not replicated yet\n" +
-				"keep-until-restart|dbs[2].dir|/y|it is replicated until then\n",
+			"change|dbs[1].dir|/x|watch: true → false\nadd|dbs[2].dir|/z|replicated to file:///r/z\n" +
+				"remove|dbs[2].dir|/y|its databases are synced a last time, their replicas stay\n",
 		},
 		{"FleetBegins", one, one + planFleet, "keep-until-restart|multi-db.enabled||false → true\n"},
 		{"FleetEnds", one + planFleet, one, "keep-until-restart|multi-db.enabled||true → false\n"},

@@ -28,8 +28,8 @@ func newStore(ctx context.Context, cfg *Config, reg prometheus.Registerer, logge
 	set := cfg.storeSettings()
 	s := litestream.NewStore(dbs, set.Levels)
 	for _, dc := range cfg.Dirs {
-		dir := cfg.storeDir(ctx, dc, logger)
-		s.Dirs = append(s.Dirs, dir)
+		dc.running = cfg.storeDir(ctx, dc, logger)
+		s.Dirs = append(s.Dirs, dc.running)
 		client, err := newReplicaClient(dc.Replica)
 		if err != nil {
 			return nil, err
