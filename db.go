@@ -263,7 +263,7 @@ func (db *DB) ltxDir() ltxfile.Dir {
 	if db.tenant != nil {
 		return dir.Volatile().InMemory(db.staged)
 	}
-	return dir
+	return dir.Within(db.metaPath)
 }
 
 // permissions are those of the database, for the files that hold its content.

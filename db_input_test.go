@@ -172,3 +172,26 @@ func TestDB_JournalModeSwitched(t *testing.T) {
 		}
 	}
 }
+
+// A folder that was deleted with its database is not made again for what was
+// captured before; metadata that lies elsewhere has its folders made.
+func TestDB_FolderDeleted(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "folder")
+	db := litestream.NewDB(filepath.Join(folder, "db"))
+	if err := db.EnsureMeta(); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got error %v, want that the folder is missing", err)
+	}
+	if _, err := os.Lstat(folder); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder is there again: %v", err)
+	}
+	elsewhere := filepath.Join(t.TempDir(), "a", "b")
+	db.SetMetaPath(elsewhere)
+	for range 2 {
+		if err := db.EnsureMeta(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(elsewhere); err != nil {
+		t.Error(err)
+	}
+}

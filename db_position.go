@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -254,10 +255,17 @@ func (db *DB) deleteLocal(txid ltx.TXID) error {
 	return db.ltxDir().Remove(txid, txid)
 }
 
-// ensureMeta creates the metadata directory.
+// ensureMeta creates the metadata directory. Where it lies beside the database
+// the folder of both is not made: it was deleted, with the database.
 // That of a fleet's database is made with the first file in it.
 func (db *DB) ensureMeta() error {
 	if db.tenant != nil {
+		return nil
+	}
+	if filepath.Dir(db.metaPath) == filepath.Dir(db.path) {
+		if err := os.Mkdir(db.metaPath, db.metaMode()); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("create metadata directory: %w", err)
+		}
 		return nil
 	}
 	if err := os.MkdirAll(db.metaPath, db.metaMode()); err != nil {

@@ -122,6 +122,8 @@ func (db *DB) writeSnapshot(v *View) (_ *StagedSnapshot, err error) {
 	dir := ltxfile.New(filepath.Join(db.metaPath, "snapshot"), db.metaMode(), 0o600, -1, -1)
 	if db.tenant != nil {
 		dir = dir.Volatile().InMemory(ltxfile.NewMemory(db.tenant.staged))
+	} else {
+		dir = dir.Within(db.metaPath)
 	}
 	f, err := dir.Create(1, db.st.txid)
 	if err != nil {

@@ -111,3 +111,6 @@ func LeanReasons(n uint32) int {
 	}
 	return len(kept)
 }
+
+// EnsureMeta makes the metadata directory.
+func (db *DB) EnsureMeta() error { return db.ensureMeta() }

@@ -34,6 +34,7 @@ type Dir struct {
 	uid, gid int
 	volatile bool
 	memory   *Memory // nil: everything is a file
+	within   string  // the folder that has to be there; empty: none
 	fs       fileSystem
 }
 
@@ -55,6 +56,13 @@ func (d Dir) Volatile() Dir {
 // volatile.
 func (d Dir) InMemory(m *Memory) Dir {
 	d.memory = m
+	return d
+}
+
+// Within returns the folder with a limit to what is made when it is missing:
+// only what lies below base.
+func (d Dir) Within(base string) Dir {
+	d.within = filepath.Clean(base)
 	return d
 }
 

@@ -199,11 +199,11 @@ func (d Dir) remove(name string) error {
 }
 
 // mkdir makes a folder and the missing ones above it, each durable in its
-// parent.
+// parent, as far as they may be made.
 func (d Dir) mkdir(path string) error {
 	err := d.fs.Mkdir(path, d.dirMode)
-	if errors.Is(err, os.ErrNotExist) && filepath.Dir(path) != path {
-		if err := d.mkdir(filepath.Dir(path)); err != nil {
+	if parent := filepath.Dir(path); errors.Is(err, os.ErrNotExist) && parent != path && parent != d.within {
+		if err := d.mkdir(parent); err != nil {
 			return err
 		}
 		err = d.fs.Mkdir(path, d.dirMode)

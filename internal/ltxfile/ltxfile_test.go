@@ -413,3 +413,26 @@ func TestFreeBytes(t *testing.T) {
 		t.Fatal("missing path: no error")
 	}
 }
+
+// Only folders below the limit are made when they are missing.
+func TestDir_Within(t *testing.T) {
+	root := t.TempDir()
+	base := filepath.Join(root, "gone", "base")
+	d := ltxfile.New(filepath.Join(base, "ltx", "0"), 0o700, 0o600, -1, -1).Within(base + "/")
+	if _, err := d.Create(1, 1); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got error %v, want that the folder is missing", err)
+	}
+	if names, err := os.ReadDir(root); err != nil || len(names) > 0 {
+		t.Errorf("made %v, error %v", names, err)
+	}
+	if err := os.MkdirAll(base, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f, err := d.Create(1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Abort(); err != nil {
+		t.Error(err)
+	}
+}
