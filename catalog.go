@@ -46,6 +46,9 @@ type CatalogOptions struct {
 	// or an error: it is not known.
 	DatabasePath func(replica string) (string, error)
 	Logger       *slog.Logger // nil: nothing is logged
+
+	// NoRebuild: one that cannot be used is ErrNoCatalog, in place of a listing.
+	NoRebuild bool
 }
 
 // CatalogSource is one configuration whose databases are in a catalog.
@@ -73,6 +76,9 @@ type catalogSource struct {
 	n    int
 }
 
+// ErrNoCatalog means that there is none that could be used.
+var ErrNoCatalog = errors.New("there is no catalog that can be used")
+
 // errNoCatalog means that none was written yet, or that it was deleted.
 var errNoCatalog = errors.New("there is no catalog")
 
@@ -97,6 +103,9 @@ func OpenCatalog(ctx context.Context, root ReplicaClient, opt CatalogOptions) (*
 		return nil, fmt.Errorf("open catalog: %w: use the version of litestream that wrote it, or a newer one", err)
 	case !catalogLost(err):
 		return nil, fmt.Errorf("open catalog: %w", err)
+	}
+	if opt.NoRebuild {
+		return nil, fmt.Errorf("%w: %w", ErrNoCatalog, err)
 	}
 	lister, ok := root.(ReplicaLister)
 	if !ok {

@@ -52,6 +52,10 @@ type FleetSummary struct {
 // it the record may be marked as unsure.
 func RecordedState(b uint8) TenantState { return TenantState(b &^ recordMarks) }
 
+// RecordedDoomed reports whether the replica of a database that is gone is being
+// deleted, by what a record of the registry holds.
+func RecordedDoomed(b uint8) bool { return b&recordDoomed != 0 }
+
 // FleetWaiting is a database with a change that is not replicated.
 type FleetWaiting struct {
 	Path      string    `json:"path"`

@@ -207,8 +207,11 @@ func (f *verifyFixture) sums() *litestream.VerifySums {
 	image := f.src.images[f.src.txid]
 	return &litestream.VerifySums{
 		TXID: f.src.txid, PageN: uint32(len(image) / f.src.pageSize),
-		Sum: func(pgno uint32) (ltx.Checksum, error) {
-			return ltx.ChecksumPage(pgno, f.src.page(image, pgno)), nil
+		Each: func(fn func(pgno uint32, sum ltx.Checksum)) error {
+			for pgno := uint32(1); int(pgno) <= len(image)/f.src.pageSize; pgno++ {
+				fn(pgno, ltx.ChecksumPage(pgno, f.src.page(image, pgno)))
+			}
+			return nil
 		},
 	}
 }

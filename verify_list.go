@@ -65,8 +65,12 @@ func (v *verification) checkExpected(newest *ltx.FileInfo) {
 			v.find(VerifyFinding{VerifyMissingLost, VerifyList, "newest position",
 				fmt.Sprintf("the %s knows txid %s%s and %s: what lies between was deleted, or never arrived", e.Source, e.TXID, since(e.At), ends)})
 		case newest != nil && e.TXID < have && newest.CreatedAt.Before(e.Through.Add(-v.opt.Grace)):
+			knows := "it does not know this database"
+			if e.TXID > 0 {
+				knows = "it ends at txid " + e.TXID.String()
+			}
 			v.find(VerifyFinding{VerifyDiverged, VerifyList, e.Source,
-				fmt.Sprintf("it ends at txid %s although the replica reached %s at %s", e.TXID, have, newest.CreatedAt.UTC().Format(time.RFC3339))})
+				fmt.Sprintf("%s although the replica reached txid %s at %s", knows, have, newest.CreatedAt.UTC().Format(time.RFC3339))})
 		}
 	}
 }

@@ -113,20 +113,16 @@ func stateOfFile(path string, pageSize uint32) (s *pageState, err error) {
 // differs returns how many pages have another checksum than sums says, and the
 // first of them.
 func (s *pageState) differs(sums *VerifySums) (n int, first uint32, err error) {
-	if sums.PageN != s.commit {
-		return max(1, int(max(sums.PageN, s.commit)-min(sums.PageN, s.commit))), min(sums.PageN, s.commit) + 1, nil
+	if small, large := min(sums.PageN, s.commit), max(sums.PageN, s.commit); small != large {
+		return int(large - small), small + 1, nil
 	}
-	for i, sum := range s.sums {
-		pgno := uint32(i) + 1
-		want, err := sums.Sum(pgno)
-		if err != nil {
-			return 0, 0, err
+	err = sums.Each(func(pgno uint32, want ltx.Checksum) {
+		if want == 0 || int(pgno) > len(s.sums) || s.sums[pgno-1] == want || s.sums[pgno-1] == 0 {
+			return
 		}
-		if want != 0 && sum != 0 && want != sum {
-			if n++; n == 1 {
-				first = pgno
-			}
+		if n++; n == 1 {
+			first = pgno
 		}
-	}
-	return n, first, nil
+	})
+	return n, first, err
 }

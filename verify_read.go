@@ -192,7 +192,8 @@ func (v *verification) step(info *ltx.FileInfo, in *stepInput) error {
 	v.pages.points[s.txid] = point{s.print(), slices.Clone(s.trail)}
 	v.pages.cursors[info.Level] = s
 	v.whole[info] = true
-	return v.compareExpected(s, VerifyRead)
+	v.compareExpected(s, VerifyRead)
+	return nil
 }
 
 // trailText names files.
@@ -208,14 +209,15 @@ func trailText(files []*ltx.FileInfo) string {
 }
 
 // compareExpected compares a state with what others know of that position.
-func (v *verification) compareExpected(s *pageState, level VerifyLevel) error {
+func (v *verification) compareExpected(s *pageState, level VerifyLevel) {
 	for _, e := range v.expect {
 		if e.Sums == nil || e.Sums.TXID != s.txid {
 			continue
 		}
 		n, first, err := s.differs(e.Sums)
-		if err != nil {
-			return fmt.Errorf("read page checksums of the %s: %w", e.Source, err)
+		if err != nil { // it is a cache, which changes while databases do
+			v.opt.Logger.Debug("page checksums are not compared", "source", e.Source, "error", err)
+			continue
 		}
 		if n > 0 {
 			v.find(VerifyFinding{VerifyDiverged, level, e.Source,
@@ -223,7 +225,6 @@ func (v *verification) compareExpected(s *pageState, level VerifyLevel) error {
 				s.trail...)
 		}
 	}
-	return nil
 }
 
 // readFile reads one file and applies it to a state, unless that is nil. It

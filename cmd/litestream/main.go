@@ -104,6 +104,7 @@ func commands() []command {
 		{"stop", "stop replicating a database of a running daemon", &stopHelp, (*app).runStop},
 		{"sync", "sync a database of a running daemon now", &syncHelp, (*app).runSync},
 		{"unregister", "remove a database from a running daemon", &unregisterHelp, (*app).runUnregister},
+		{"verify", "look for damage of replicas", &verifyHelp, (*app).runVerify},
 		{"version", "print the version", &versionHelp, (*app).runVersion},
 	}
 }

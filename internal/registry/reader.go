@@ -202,6 +202,15 @@ func (r *Reader) ByPath(ctx context.Context, path string) (rec Record, ok bool, 
 	return rec, ok, err
 }
 
+// Ledger returns the ledger of a row, nil if there is none or it is damaged.
+func (r *Reader) Ledger(ctx context.Context, id uint32) (b []byte, err error) {
+	err = r.use(ctx, func(c *reads) error {
+		b, err = c.ledger(ctx, id)
+		return err
+	})
+	return b, err
+}
+
 // Close ends reading. It may be called twice.
 func (r *Reader) Close() error {
 	r.mu.Lock()
