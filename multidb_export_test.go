@@ -83,11 +83,3 @@ func (m *MultiDBManager) HotFacts() (lines []string) {
 
 // len returns how many databases need maintenance some day.
 func (q *upkeepQueue) len() int { return len(q.heap) }
-
-// CatalogState returns how many entries are to be written, and whether they are
-// being written.
-func (m *MultiDBManager) CatalogState() (dirty int, running bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.catalog.dirty, m.catalog.running
-}
