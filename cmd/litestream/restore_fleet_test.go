@@ -99,8 +99,14 @@ func TestRestore_FleetChoice(t *testing.T) {
 		{"-config c.yml -glob named.db -glob t00.db -list", []string{paths[0], paths[1]}, ""},
 		{"-config c.yml -tenant tenant=t05", []string{paths[6]}, ""},
 		{"-config c.yml -tenant tenant=t05,project=other", nil, ""},
-		{"-from " + url + " -glob t01 -order small", []string{"p 1/t01"}, ""},
+		{"-from " + url + " -glob t01.db -order small", []string{paths[2]}, ""},
+		{"-from " + url + "/ -glob t01 -order small", []string{"p 1/t01"}, ""}, // of which only a listing tells
 	} {
+		if strings.HasPrefix(tt.args, "-from "+url+"/ ") {
+			if err := os.Remove(dir + "/replica/!litestream/catalogs"); err != nil {
+				t.Fatal(err)
+			}
+		}
 		out := filepath.Join(dir, "out", string(rune('a'+i)))
 		args := strings.Split(tt.args+" -o "+out, " ")
 		if tt.want == nil {
