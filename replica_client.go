@@ -32,7 +32,8 @@ type ReplicaClient interface {
 	// OpenLTXFile reads a file from offset on: size bytes, or to its end if
 	// size is 0. From the end of the file on there is nothing to read, which is
 	// no error; a reader that ends earlier than it should is one. The caller
-	// closes the reader, and may hold few open ones of large files at a time.
+	// closes the reader, and may hold few open ones of large files at a time. A
+	// Read ends with ctx, and Close may be called while it goes on.
 	OpenLTXFile(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, offset, size int64) (io.ReadCloser, error)
 
 	// WriteLTXFile stores a file, replacing one of the same name. The object

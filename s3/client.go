@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -248,18 +249,23 @@ func (s *session) warnRangeless() {
 	}
 }
 
-// objectReader reads a body and fails if it ends early.
+// objectReader reads a body and fails if it ends early. It may be closed while
+// it is read.
 type objectReader struct {
 	session *session
 	key     string
-	began   time.Time
 	body    io.Closer
+
+	mu      sync.Mutex // guards the rest; held while the body is read
+	began   time.Time
 	r       io.Reader
 	n, left int64
 	err     error
 }
 
 func (or *objectReader) Read(p []byte) (int, error) {
+	or.mu.Lock()
+	defer or.mu.Unlock()
 	if or.err != nil {
 		return 0, or.err
 	}
@@ -281,7 +287,9 @@ func (or *objectReader) Read(p []byte) (int, error) {
 
 // Close ends the operation and reports what was read.
 func (or *objectReader) Close() error {
-	err := or.body.Close()
+	err := or.body.Close() // wakes a read that waits
+	or.mu.Lock()
+	defer or.mu.Unlock()
 	if or.began.IsZero() {
 		return nil // closed before
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/pkg/sftp"
@@ -64,6 +65,8 @@ type reader struct {
 	key    string
 	began  time.Time
 
+	mu sync.Mutex // guards the rest; held while a server is read
+
 	offset int64 // of what is read next from the server
 	left   int64 // bytes wanted from there; unless whole
 	whole  bool
@@ -97,12 +100,15 @@ func (h *handle) close() {
 
 // Read reads what follows.
 func (r *reader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return 0, os.ErrClosed
+	}
 	for len(r.part) == 0 {
 		switch {
 		case r.err != nil:
 			return 0, r.err
-		case r.closed:
-			return 0, os.ErrClosed
 		case r.done():
 			return 0, io.EOF
 		}
@@ -115,8 +121,11 @@ func (r *reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close gives the file up, and reports what was read.
+// Close gives the file up, and reports what was read. It waits for a Read that
+// goes on, which ends with the context of the call that opened the file.
 func (r *reader) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.closed {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -51,6 +52,8 @@ type reader struct {
 	ctx    context.Context //nolint:containedctx // of the call that opened it
 	key    string
 	began  time.Time
+
+	mu sync.Mutex // guards the rest; held while a server is read
 
 	offset, size int64 // of what was asked for
 	n            int64 // bytes read
@@ -128,6 +131,8 @@ func skipTo(resp *http.Response, offset, size int64) (left int64, err error) {
 
 // Read reads what follows.
 func (r *reader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for {
 		switch {
 		case r.err != nil:
@@ -160,8 +165,11 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 }
 
-// Close gives the file up, and reports what was read.
+// Close gives the file up, and reports what was read. It waits for a Read that
+// goes on, which ends with the context of the call that opened the file.
 func (r *reader) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.closed {
 		return nil
 	}

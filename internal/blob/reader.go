@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"sync"
 )
 
 // maxBuffered is the size in bytes up to which a download is read when it is
@@ -61,9 +62,11 @@ func (d *Download) Open() (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(buf)), nil
 }
 
-// reader reads a download.
+// reader reads a download. It may be closed while it is read.
 type reader struct {
 	Download
+
+	mu      sync.Mutex // guards the rest, and Hash; held while the body is read
 	n, left int64
 	err     error // of reading; io.EOF at the good end
 	closed  bool
@@ -71,6 +74,8 @@ type reader struct {
 
 // Read reads on. At the end it compares the checksum.
 func (r *reader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.err != nil {
 		return 0, r.err
 	}
@@ -102,11 +107,13 @@ func (r *reader) Read(p []byte) (int, error) {
 
 // Close ends the download and reports it.
 func (r *reader) Close() error {
+	err := r.Body.Close() // wakes a read that waits
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.closed {
 		return nil
 	}
 	r.closed = true
-	err := r.Body.Close()
 	failure := r.err
 	if errors.Is(failure, io.EOF) {
 		failure = nil

@@ -4,6 +4,7 @@ package replicatest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -77,6 +78,7 @@ func Run(t *testing.T, newClient NewFunc, opts Options) {
 		{"Sizes", testSizes},
 		{"Prefix", testPrefix},
 		{"Concurrent", testConcurrent},
+		{"Close", testClose},
 		{"Tree", testTree},
 		{"TreePaging", testTreePaging},
 		{"TreePrefix", testTreePrefix},
@@ -429,4 +431,51 @@ func testDeleteAll(t *testing.T, newClient NewFunc, opts Options) {
 		}
 	}
 	Write(t, c, 0, 1, 1, File(t, 1, 1, 150, 0)) // the place can be used again
+}
+
+// testClose gives readers up while they are read, as a restore does that ends
+// early. What the race detector says of it is the test.
+func testClose(t *testing.T, newClient NewFunc, _ Options) {
+	c := newClient(t)
+	const size = 1 << 20 // more than a client reads ahead
+	data := File(t, 1, 1, size, 0)
+	Write(t, c, 0, 1, 1, data)
+	for round := range 8 {
+		ctx, cancel := context.WithCancel(t.Context())
+		rc, err := c.OpenLTXFile(ctx, 0, 1, 1, 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		reading := make(chan struct{})
+		wg.Go(func() {
+			got, told := make([]byte, 0, size), false
+			for buf := make([]byte, 16<<10); ; {
+				n, err := rc.Read(buf)
+				got = append(got, buf[:n]...)
+				if len(got) > round*size/8 && !told {
+					close(reading)
+					told = true
+				}
+				if err != nil {
+					break
+				}
+			}
+			if !bytes.HasPrefix(data, got) {
+				t.Error("what was read is not what was written")
+			}
+			if !told {
+				close(reading)
+			}
+		})
+		<-reading
+		cancel()
+		if err := rc.Close(); err != nil {
+			t.Logf("round %d: close: %v", round, err) // of a connection that is given up
+		}
+		wg.Wait()
+		if _, err := rc.Read(make([]byte, 1)); err == nil {
+			t.Errorf("round %d: a closed reader reads on", round)
+		}
+	}
 }
