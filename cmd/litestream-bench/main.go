@@ -7,7 +7,8 @@
 // holds what came out and says how each figure is taken.
 //
 // With the argument fleet it measures a whole host of databases instead, which
-// this litestream replicates by pattern (`make bench-fleet`).
+// this litestream replicates by pattern (`make bench-fleet`), and with
+// fleet-restore the restore of such a host.
 package main
 
 import (
@@ -100,6 +101,9 @@ var sections = []section{
 func run(ctx context.Context, args []string) (err error) {
 	if len(args) > 0 && args[0] == "fleet" {
 		return runFleet(ctx, args[1:])
+	}
+	if len(args) > 0 && args[0] == "fleet-restore" {
+		return runFleetRestore(ctx, args[1:])
 	}
 	cache := os.Getenv("LITESTREAM_TEST_CACHE")
 	if home, err := os.UserHomeDir(); cache == "" && err == nil {
