@@ -57,6 +57,13 @@ bench-fleet: build upstream ## 1k, 10k and 100k databases on one host, upstream 
 	go run ./cmd/litestream-bench fleet -litestream bin/litestream -upstream $(LITESTREAM_TEST_UPSTREAM) -versitygw $(LITESTREAM_TEST_VERSITYGW) -replica s3 -sizes 10k $(BENCH_FLAGS)
 	go run ./cmd/litestream-bench fleet -litestream bin/litestream -upstream "" -wal -sizes 100k -load 0 -burst 0 -verify 0 $(BENCH_FLAGS)
 
+.PHONY: bench-restore
+bench-restore: build upstream ## the restore of 10k and 100k databases, and beside it a loop of upstream's command (ten minutes)
+	@scripts/install.sh versitygw
+	go run ./cmd/litestream-bench fleet-restore -litestream bin/litestream -upstream $(LITESTREAM_TEST_UPSTREAM) $(BENCH_FLAGS)
+	go run ./cmd/litestream-bench fleet-restore -litestream bin/litestream -upstream $(LITESTREAM_TEST_UPSTREAM) -n 100000 $(BENCH_FLAGS)
+	go run ./cmd/litestream-bench fleet-restore -litestream bin/litestream -upstream $(LITESTREAM_TEST_UPSTREAM) -versitygw $(LITESTREAM_TEST_VERSITYGW) -replica s3 -n 2000 $(BENCH_FLAGS)
+
 .PHONY: compare
 compare: upstream ## the same command lines with upstream and ours: every difference, and why
 	@cd tests/compare && go test -count=1 -run '^TestCompare$$' -args -show

@@ -8,8 +8,13 @@ import (
 	"time"
 )
 
-// fleetBatch is how many databases are made durable together at most.
-const fleetBatch = 512
+// A batch is what is made durable together: at most so many databases, and of so
+// many bytes as are worth a request of their own. What follows is restored
+// meanwhile.
+const (
+	fleetBatch      = 2048
+	fleetBatchBytes = 64 << 20
+)
 
 // commitAll gives complete databases their names, until no more come. An error
 // ends the run; databases that come later lose their temporary files.
@@ -45,15 +50,17 @@ func (r *FleetRestore) gather() (batch []*fleetPlaced) {
 		return nil
 	}
 	batch = append(batch, p)
+	size := p.row.Bytes
 	t := time.NewTimer(r.opt.knobs.linger)
 	defer t.Stop()
-	for len(batch) < fleetBatch {
+	for len(batch) < fleetBatch && size < fleetBatchBytes {
 		select {
 		case p, ok := <-r.placed:
 			if !ok {
 				return batch
 			}
 			batch = append(batch, p)
+			size += p.row.Bytes
 		case <-t.C:
 			return batch
 		}

@@ -61,8 +61,12 @@ func newCRCShift(n int64) *crcShift {
 	t := new(crcShift)
 	power := crcPower(n)
 	for i := range t {
-		for b := range t[i] {
-			t[i][b] = crcMul(power, uint64(b)<<(8*i))
+		for b := 1; b < len(t[i]); b++ {
+			if rest := b & (b - 1); rest != 0 { // more than one bit: their sum
+				t[i][b] = t[i][rest] ^ t[i][b^rest]
+			} else {
+				t[i][b] = crcMul(power, uint64(b)<<(8*i))
+			}
 		}
 	}
 	return t

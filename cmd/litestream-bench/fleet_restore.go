@@ -87,7 +87,7 @@ func (b *restoreBench) run(ctx context.Context) (t table, err error) {
 	if err != nil {
 		return t, err
 	}
-	t.note = fmt.Sprintf("%d databases, 12 KB each, 1 %% of 1 MB, one in %d with a commit behind its snapshot; %s replica, page cache warm, same disk. Ours: one `restore -all`, from the start of the process to its end. Upstream: one `restore -config` per database, one after the other, for a random sample of %d, whose median and mean are scaled to all. Every restored database was compared with the lost one byte by byte: 0 differences, or there is no report. Killed: `SIGKILL` at %d random moments, each time continued by the same command, time of all runs together. Seed %d. %s",
+	t.note = fmt.Sprintf("%d databases, 12 KB each, 1 %% of 1 MB, one in %d with a commit behind its snapshot; %s replica, page cache warm, same disk. Ours: one `restore -all`, from the start of the process to its end. Upstream: one `restore -config` per database, one after the other, for a random sample of %d, scaled to all. Every restored database was compared with the lost one byte by byte: 0 differences, or there is no report. Killed: `SIGKILL` at %d random moments, each time continued by the same command, time of all runs together. Seed %d. %s",
 		b.n, b.touched, b.replica, b.sample, b.kills, b.seed, load)
 	if err := b.lose(ctx); err != nil {
 		return t, err
