@@ -35,8 +35,10 @@ func newCatalogFixture(t *testing.T) *catalogFixture {
 	f.client = file.NewReplicaClient(f.dir)
 	f.write(t, "!litestream/epoch", []byte(testEpoch+"\n"))
 	f.writeSource(t, "a0", "h1", testEpoch, []catalog.Entry{
-		{Path: []byte("/d/a.db"), Replica: []byte("h1/a"), TXID: 5, SyncedAt: 1000, Earliest: 900, Size: 8192,
-			HasOwner: true, Owner: catalog.Owner{Mode: 0o640, UID: 7, GID: 8}},
+		{
+			Path: []byte("/d/a.db"), Replica: []byte("h1/a"), TXID: 5, SyncedAt: 1000, Earliest: 900, Size: 8192,
+			HasOwner: true, Owner: catalog.Owner{Mode: 0o640, UID: 7, GID: 8},
+		},
 		{Path: []byte("/d/b.db"), Replica: []byte("h1/b"), TXID: 1, SyncedAt: 1000, Deleted: 1100},
 		{Path: []byte("/d/c\xff.db"), Replica: []byte("h1/c%FF"), TXID: 2, SyncedAt: 1, Proven: 3},
 	})
@@ -166,30 +168,33 @@ func TestOpenCatalog_Sources(t *testing.T) {
 // TestOpenCatalog_Lost holds that whatever is missing or damaged leads to a
 // listing, with one line in the log.
 func TestOpenCatalog_Lost(t *testing.T) {
-	remove := func(name string) func(*testing.T, *catalogFixture) {
-		return func(t *testing.T, f *catalogFixture) {
-			if err := os.Remove(filepath.Join(f.dir, filepath.FromSlash(name))); err != nil {
-				t.Fatal(err)
-			}
-		}
+	remove := func(name string) func(*catalogFixture) error {
+		return func(f *catalogFixture) error { return os.Remove(filepath.Join(f.dir, filepath.FromSlash(name))) }
 	}
-	flip := func(name string) func(*testing.T, *catalogFixture) {
-		return func(t *testing.T, f *catalogFixture) {
-			b, err := f.client.ReadObject(t.Context(), name)
+	flip := func(name string) func(*catalogFixture) error {
+		return func(f *catalogFixture) error {
+			path := filepath.Join(f.dir, filepath.FromSlash(name))
+			b, err := os.ReadFile(path)
 			if err != nil {
-				t.Fatal(err)
+				return err
 			}
 			b[len(b)/2] ^= 1
-			f.write(t, name, b)
+			return os.WriteFile(path, b, 0o600)
+		}
+	}
+	index := func(names ...string) func(*catalogFixture) error {
+		return func(f *catalogFixture) error {
+			b, err := catalog.EncodeIndex(names)
+			return errors.Join(err, os.WriteFile(filepath.Join(f.dir, catalog.IndexName), b, 0o600))
 		}
 	}
 	for _, tt := range []struct {
 		name   string
-		damage func(*testing.T, *catalogFixture)
+		damage func(*catalogFixture) error
 	}{
 		{"NoIndex", remove("!litestream/catalogs")},
 		{"Index", flip("!litestream/catalogs")},
-		{"EmptyIndex", func(t *testing.T, f *catalogFixture) { f.writeIndex(t) }},
+		{"EmptyIndex", index()},
 		{"NoHead", remove("!litestream/catalog/a0/head")},
 		{"Head", flip("!litestream/catalog/a0/head")},
 		{"NoBase", remove("!litestream/catalog/a0/1-0")},
@@ -198,11 +203,13 @@ func TestOpenCatalog_Lost(t *testing.T) {
 		{"Delta", flip("!litestream/catalog/a0/1-2")},
 		{"NoEpoch", remove("!litestream/epoch")},
 		{"Epoch", flip("!litestream/epoch")},
-		{"OneOfTwo", func(t *testing.T, f *catalogFixture) { f.writeIndex(t, "a0", "b0") }},
+		{"OneOfTwo", index("a0", "b0")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newCatalogFixture(t)
-			tt.damage(t, f)
+			if err := tt.damage(f); err != nil {
+				t.Fatal(err)
+			}
 			c, err := f.open(t)
 			if err != nil {
 				t.Fatal(err)

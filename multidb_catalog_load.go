@@ -226,7 +226,7 @@ func (m *MultiDBManager) listForeign(ctx context.Context) error {
 	err := lister.Replicas(ctx, func(replica string) error {
 		t, err := m.tenants().FindReplica(path.Join(w.folder, replica))
 		if err != nil {
-			return nil //nolint:nilerr // of another configuration, or with a name that was shortened
+			return nil // of another configuration, or with a name that was shortened
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()

@@ -122,8 +122,14 @@ func TestVerify(t *testing.T) {
 		t.Errorf("%+v", report)
 	}
 
-	// Nobody here knows of it.
+	// The catalog knows, and then nobody does.
 	if err := os.RemoveAll(dir + "/state"); err != nil {
+		t.Fatal(err)
+	}
+	if report, _ = runVerifyJSON(t, 2, "-config", "c.yml", "-all", "-grace", "1h"); report.States["missing-delayed"] != 1 || report.Source != "catalog" {
+		t.Errorf("by the catalog: %+v", report)
+	}
+	if err := os.Remove(dir + "/replica/!litestream/catalogs"); err != nil {
 		t.Fatal(err)
 	}
 	if report, _ = runVerifyJSON(t, 0, "-config", "c.yml", "-all"); report.Databases != len(paths)-1 {

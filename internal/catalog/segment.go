@@ -97,7 +97,7 @@ type Writer struct {
 // NewWriter returns a writer of a segment.
 func NewWriter() *Writer {
 	w := &Writer{}
-	w.deflate, _ = flate.NewWriter(&w.out, flate.BestCompression) // fails for other levels only
+	w.deflate, _ = flate.NewWriter(&w.out, flate.DefaultCompression) // fails for other levels only
 	w.Reset()
 	return w
 }
