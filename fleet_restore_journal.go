@@ -60,12 +60,12 @@ type fleetJournalPlace struct {
 // openFleetJournal opens the journal in a folder, or makes it, and begins a run.
 func openFleetJournal(dir, run string, head fleetJournalHead) (j *fleetJournal, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("create journal of the restore: %w", err)
+		return nil, fmt.Errorf("create journal of the restore: %w (-journal names another folder)", err)
 	}
 	name := filepath.Join(dir, fleetJournalFile)
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open journal of the restore: %w", err)
+		return nil, fmt.Errorf("open journal of the restore: %w (-journal names another folder)", err)
 	}
 	defer func() {
 		if err != nil {

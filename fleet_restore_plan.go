@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io/fs"
 	"math"
 	"path"
 	"slices"
@@ -164,6 +163,3 @@ func (r *FleetRestore) countSize(e *FleetRestoreEntry, n int) {
 func (r *FleetRestore) entry(it fleetItem) (*FleetRestoreEntry, error) {
 	return r.spool.read(it.offset)
 }
-
-// fleetMode returns the permissions that a database gets, of those it had.
-func fleetMode(mode fs.FileMode) fs.FileMode { return mode & fs.ModePerm }

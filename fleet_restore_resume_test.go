@@ -366,3 +366,38 @@ func TestFleetRestore_Timestamp(t *testing.T) {
 		t.Errorf("where that is allowed: %+v", sum)
 	}
 }
+
+// A database has its owner again, and so has a folder made for it; where that is
+// not allowed it is a warning. Nothing known: that of the folder.
+func TestFleetRestore_Owner(t *testing.T) {
+	l := newLostTenants(t, t.TempDir(), 3)
+	l.entries[0].HasOwner, l.entries[0].Mode, l.entries[0].UID, l.entries[0].GID = true, 0o600, 54321, 54322
+	root := t.TempDir()
+	folder := filepath.Join(root, "data", "p1")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	canSet := os.Chown(folder, 54323, 54324) == nil
+	sum, rows := runFleetRestore(t.Context(), t, l.options(root))
+	if sum.Restored != 3 || (sum.Warnings == 0) != canSet {
+		t.Fatalf("%+v", sum)
+	}
+	if !canSet {
+		if row := rows[l.entries[0].Path]; !strings.Contains(row.Warning, "the owner 54321:54322 cannot be set") {
+			t.Errorf("%+v", row)
+		}
+		return
+	}
+	for name, want := range map[string][2]uint32{
+		"data/p0": {54321, 54322}, "data/p0/t0000.db": {54321, 54322}, "data/p1/t0001.db": {54323, 54324}, "data/p2/t0002.db": {0, 0},
+	} {
+		fi, err := os.Stat(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := fi.Sys().(*syscall.Stat_t)
+		if got := [2]uint32{st.Uid, st.Gid}; got != want {
+			t.Errorf("%s belongs to %v, want %v", name, got, want)
+		}
+	}
+}

@@ -140,7 +140,7 @@ func (t *fleetTree) make(dir string, e *FleetRestoreEntry) (*fleetFolder, error)
 		if e != nil && e.HasOwner {
 			uid, gid = e.UID, e.GID
 		}
-		if err := unix.Fchownat(int(parent.f.Fd()), name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if err := unix.Fchownat(int(parent.f.Fd()), name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil && !isNotAllowed(err) {
 			return nil, &os.PathError{Op: "chown", Path: parent.name(name), Err: err}
 		}
 	}

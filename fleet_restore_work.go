@@ -392,12 +392,15 @@ func (r *FleetRestore) own(f *os.File, folder *fleetFolder, p *fleetPlaced) erro
 	if p.e.HasOwner {
 		uid, gid = p.e.UID, p.e.GID
 	}
+	warn := func(format string, args ...any) {
+		if p.row.Warning != "" {
+			p.row.Warning += "; "
+		}
+		p.row.Warning += fmt.Sprintf(format, args...)
+	}
 	if self := os.Geteuid(); self == 0 && (uid != 0 || gid != 0) || p.e.HasOwner && (uid != self || gid != os.Getegid()) {
-		if err := f.Chown(uid, gid); errors.Is(err, fs.ErrPermission) {
-			if p.row.Warning != "" {
-				p.row.Warning += "; "
-			}
-			p.row.Warning += fmt.Sprintf("the owner %d:%d needs more privileges", uid, gid)
+		if err := f.Chown(uid, gid); isNotAllowed(err) {
+			warn("the owner %d:%d cannot be set: %v", uid, gid, err)
 		} else if err != nil {
 			return outputError("set the owner of", err)
 		}
@@ -405,8 +408,17 @@ func (r *FleetRestore) own(f *os.File, folder *fleetFolder, p *fleetPlaced) erro
 	if !p.e.HasOwner {
 		return nil
 	}
-	if err := f.Chmod(fleetMode(p.e.Mode)); err != nil {
+	mode := p.e.Mode & fs.ModePerm // no more than permissions, whatever a catalog says
+	if err := f.Chmod(mode); isNotAllowed(err) {
+		warn("the mode %s cannot be set: %v", mode, err)
+	} else if err != nil {
 		return outputError("set the mode of", err)
 	}
 	return nil
+}
+
+// isNotAllowed reports whether a file cannot have the owner or the mode: the user
+// may not set it, the user namespace or the file system does not know it.
+func isNotAllowed(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported)
 }

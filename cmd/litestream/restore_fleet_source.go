@@ -275,6 +275,9 @@ func (s *fleetSource) entry(e *litestream.CatalogEntry) *litestream.FleetRestore
 		if out.Path == "" {
 			out.Path = decodedReplica(e.Replica)
 		}
+		if !filepath.IsLocal(filepath.FromSlash(e.Replica)) {
+			out.Problem = fmt.Sprintf("unsafe replica path %q: it leaves the place of all", e.Replica)
+		}
 		return out
 	}
 	if e.Path == "" {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -152,6 +154,45 @@ func TestRestore_FleetPartial(t *testing.T) {
 	got := runCommand(t, "restore", "-config", "c2.yml", "-glob", "other.db", "-o", "none")
 	if got.code != 1 || !strings.Contains(got.stderr, "Error: restored 0 of 1 databases") {
 		t.Errorf("none: %+v", got)
+	}
+}
+
+// What the catalog tells beyond paths: who may read a database, and which ones
+// were deleted.
+func TestRestore_FleetCatalog(t *testing.T) {
+	_, paths := lostFleet(t, "{{project}}/{{tenant}}")
+	// A host that has all but one, with a mode of its own.
+	restoreFleet(t, 0, "-config", "c.yml", "-all", "-integrity-check", "full")
+	if err := errors.Join(os.Chmod(paths[1], 0o604), os.Remove(paths[2])); err != nil {
+		t.Fatal(err)
+	}
+	insertRow(t, paths[1])
+	a := &app{stdout: new(bytes.Buffer), stderr: new(bytes.Buffer), signals: noSignals, newRunner: newStore}
+	if code := a.main(t.Context(), []string{"replicate", "-once", "-config", "c.yml"}); code != 0 {
+		t.Fatalf("replicate: %s%s", a.stdout, a.stderr)
+	}
+	rep, _ := restoreFleet(t, 0, "-config", "c.yml", "-all", "-o", "out")
+	if rep.summary.Source != "catalog" || rep.summary.Restored != 12 || rep.rows[paths[2]].Status != "" {
+		t.Errorf("without the deleted one: %+v", rep.summary)
+	}
+	if fi, err := os.Stat(filepath.Join("out", paths[1])); err != nil || fi.Mode().Perm() != 0o604 {
+		t.Errorf("mode: %v, %v", fi.Mode(), err)
+	}
+	rep, _ = restoreFleet(t, 0, "-config", "c.yml", "-glob", "t01.db", "-deleted", "-o", "out2")
+	if rep.rows[paths[2]].Status != "restored" || rep.summary.Total != 1 {
+		t.Errorf("the deleted one: %+v", rep.rows)
+	}
+}
+
+// A disk whose reserve is larger than it is gets nothing.
+func TestRestore_FleetReserve(t *testing.T) {
+	lostFleet(t, "{{project}}/{{tenant}}")
+	rep, stderr := restoreFleet(t, 1, "-config", "c.yml", "-all", "-o", "out", "-reserve", "8EB")
+	if rep.summary.Left != 13 || rep.summary.Stopped == "" || !strings.Contains(stderr, "Make room and start the same command again") {
+		t.Errorf("%+v, %s", rep.summary, stderr)
+	}
+	if rep, _ = restoreFleet(t, 0, "-config", "c.yml", "-all", "-o", "out"); rep.summary.Restored != 13 {
+		t.Errorf("with room: %+v", rep.summary)
 	}
 }
 
