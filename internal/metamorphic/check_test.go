@@ -12,7 +12,6 @@ import (
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream"
-	"github.com/benbjohnson/litestream/file"
 )
 
 // A wish is one restore and what has to be in it.
@@ -33,7 +32,10 @@ func (w *world) restore(ctx context.Context, want wish) (moment, ltx.TXID, error
 		want.output = filepath.Join(w.dir, fmt.Sprintf("restored-%d", w.seq.Add(1)))
 		defer os.Remove(want.output)
 	}
-	client := file.NewReplicaClient(w.cfg.Replica)
+	client, err := w.cfg.storage()
+	if err != nil {
+		return moment{}, 0, w.fail("%v", err)
+	}
 	opt := litestream.NewRestoreOptions()
 	opt.OutputPath, opt.TXID, opt.Timestamp = want.output, want.txid, want.timestamp
 	opt.IntegrityCheck = litestream.IntegrityCheckFull
@@ -41,7 +43,7 @@ func (w *world) restore(ctx context.Context, want wish) (moment, ltx.TXID, error
 	opt.Force = keep
 	if want.ledger {
 		opt.LedgerPath = litestream.LedgerPath(w.metaPath())
-		opt.LedgerReplica = litestream.ReplicaIdentity(newFaultyClient(w.cfg.Replica, 0))
+		opt.LedgerReplica = litestream.ReplicaIdentity(client)
 	}
 	blindBefore, blind := w.blindness()
 	res, err := litestream.Restore(ctx, client, opt)

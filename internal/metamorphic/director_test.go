@@ -10,8 +10,6 @@ import (
 
 	"github.com/mattn/go-sqlite3"
 	"github.com/superfly/ltx"
-
-	"github.com/benbjohnson/litestream/file"
 )
 
 // direct lets things happen until ctx ends.
@@ -132,7 +130,7 @@ func (w *world) withoutApp(ctx context.Context) error {
 		return w.powerCut()
 	case n < 10 && w.rng.IntN(3) == 0:
 		w.killReplicator()
-		return errors.Join(w.loseReplica(), w.startReplicator())
+		return errors.Join(w.loseReplica(ctx), w.startReplicator())
 	default:
 		return w.restoreAndGoOn(ctx)
 	}
@@ -186,7 +184,7 @@ func (w *world) leaveWAL() error {
 }
 
 // loseReplica empties the storage. What follows is a new history.
-func (w *world) loseReplica() error {
+func (w *world) loseReplica(ctx context.Context) error {
 	w.logf("replica lost")
 	w.storage.Lock()
 	defer w.storage.Unlock()
@@ -194,7 +192,14 @@ func (w *world) loseReplica() error {
 	defer w.mu.Unlock()
 	clear(w.seen)
 	w.marks, w.claimed, w.blind = nil, moment{}, nil
-	return os.RemoveAll(w.cfg.Replica)
+	if w.cfg.Server == nil {
+		return os.RemoveAll(w.cfg.Replica)
+	}
+	client, err := w.cfg.storage()
+	if err != nil {
+		return err
+	}
+	return client.DeleteAll(ctx)
 }
 
 // replaceFile puts another database in the place of this one.
@@ -367,7 +372,11 @@ func (w *world) claimedNow() moment {
 // below, whose age is no reason for it to go away.
 func (w *world) pick(ctx context.Context, level int) (ltx.TXID, bool) {
 	level = int(w.seq.Add(1)) % (level + 1)
-	itr, err := file.NewReplicaClient(w.cfg.Replica).LTXFiles(ctx, level, 0, false)
+	client, err := w.cfg.storage()
+	if err != nil {
+		return 0, false
+	}
+	itr, err := client.LTXFiles(ctx, level, 0, false)
 	if err != nil {
 		return 0, false
 	}

@@ -41,7 +41,7 @@ func (f *fleet) event(ctx context.Context) error {
 	case n < 32:
 		return f.order("faults 0 0 0 0")
 	case n < 38:
-		return f.restart()
+		return f.restart(ctx)
 	case n < 44:
 		return f.killApp(ctx)
 	default:
@@ -51,7 +51,7 @@ func (f *fleet) event(ctx context.Context) error {
 
 // restart lets another manager go on, with more or less of what the last one
 // left.
-func (f *fleet) restart() error {
+func (f *fleet) restart(ctx context.Context) error {
 	if f.rng.IntN(3) == 0 {
 		if err := f.order("faults 0 0 0 0"); err != nil { // else it takes all its time
 			return err
@@ -77,7 +77,7 @@ func (f *fleet) restart() error {
 		f.logf("epoch deleted")
 		err = removeIf(filepath.Join(f.mcfg.Replica, "!litestream", "epoch"))
 	case 5:
-		err = f.loseReplica()
+		err = f.loseReplica(ctx)
 	}
 	f.mcfg.Faults = oneOf(f.rng, "0 0 0 0", "0 0 0 0", "100 0 0 0", "20 20 20 20 10")
 	return errors.Join(err, f.startManager())
@@ -99,10 +99,10 @@ func (f *fleet) closeManager() {
 }
 
 // loseReplica empties the storage of all.
-func (f *fleet) loseReplica() error {
+func (f *fleet) loseReplica(ctx context.Context) error {
 	for _, t := range f.all() {
 		_, blind := t.blindness()
-		if err := t.loseReplica(); err != nil {
+		if err := t.loseReplica(ctx); err != nil {
 			return err
 		}
 		t.txid = 0

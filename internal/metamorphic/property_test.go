@@ -2,6 +2,7 @@ package metamorphic
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/benbjohnson/litestream/tests/backends"
 )
 
 // life is how long a world lives under load.
@@ -19,10 +22,14 @@ func life(seed uint64) time.Duration {
 }
 
 // runWorlds lets worlds come and go, a few at a time, until the time is over
-// or one of them fails.
-func runWorlds(t *testing.T, seed uint64, d time.Duration, parallel int) {
+// or one of them fails. Their replicas lie on a server, or in local folders.
+func runWorlds(t *testing.T, seed uint64, d time.Duration, parallel int, server *backends.Place) {
 	t.Helper()
 	deadline := time.Now().Add(d)
+	test := "TestSoak"
+	if server != nil {
+		test = "TestBackendsSoak/" + server.Backend
+	}
 	var next, restores, worlds atomic.Int64
 	var failed atomic.Bool
 	var mu sync.Mutex // guards reached
@@ -32,7 +39,7 @@ func runWorlds(t *testing.T, seed uint64, d time.Duration, parallel int) {
 		wg.Go(func() {
 			for !failed.Load() && (time.Now().Before(deadline) || worlds.Load() == 0) {
 				s := seed + uint64(next.Add(1)) - 1
-				w, err := oneWorld(t, s, min(life(s), max(time.Second, time.Until(deadline))))
+				w, err := oneWorld(t, s, min(life(s), max(time.Second, time.Until(deadline))), server)
 				mu.Lock()
 				for what, n := range w.reached {
 					reached[what] += n
@@ -42,7 +49,7 @@ func runWorlds(t *testing.T, seed uint64, d time.Duration, parallel int) {
 				worlds.Add(1)
 				if err != nil {
 					failed.Store(true)
-					t.Errorf("world %d: %v\nrepeat it with: go test ./internal/metamorphic -run TestSoak -args -soak 1s -seed %d", s, err, s)
+					t.Errorf("world %d: %v\nrepeat it with: go test ./internal/metamorphic -run %s -args -soak 1s -seed %d", s, err, test, s)
 				}
 			}
 		})
@@ -56,10 +63,13 @@ func runWorlds(t *testing.T, seed uint64, d time.Duration, parallel int) {
 
 // oneWorld runs a world in memory, if there is room, and keeps what is left of
 // one that failed.
-func oneWorld(t *testing.T, seed uint64, d time.Duration) (*world, error) {
+func oneWorld(t *testing.T, seed uint64, d time.Duration, server *backends.Place) (*world, error) {
 	t.Helper()
 	dir, err := os.MkdirTemp(tempRoot(), "litestream-world-") //nolint:usetesting // in memory, and kept after a failure
 	w := newWorld(seed, dir)
+	if server != nil {
+		w.cfg.Server, w.cfg.Replica, w.cfg.Late = server, fmt.Sprintf("world-%d", seed), late
+	}
 	if err != nil {
 		return w, err
 	}
@@ -90,7 +100,7 @@ func TestProperty(t *testing.T) {
 	}
 	seed := chosenSeed()
 	t.Logf("seed %d", seed)
-	runWorlds(t, seed, d, 3)
+	runWorlds(t, seed, d, 3, nil)
 }
 
 // TestSoak is TestProperty for as long as -soak says.
@@ -100,5 +110,5 @@ func TestSoak(t *testing.T) {
 	}
 	seed := chosenSeed()
 	t.Logf("seed %d", seed)
-	runWorlds(t, seed, *soakFor, 3)
+	runWorlds(t, seed, *soakFor, 3, nil)
 }

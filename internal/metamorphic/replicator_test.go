@@ -22,6 +22,7 @@ import (
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/file"
 	"github.com/benbjohnson/litestream/internal/knob"
+	"github.com/benbjohnson/litestream/tests/backends"
 )
 
 // Settings of a replicator under test.
@@ -29,6 +30,12 @@ type replicatorConfig struct {
 	DB, Replica, Log string
 	Seed             uint64
 	Boot             byte // of the machine
+
+	// Server is where Replica is a folder; nil for a folder of this host.
+	Server *backends.Place
+	// Late is how much longer what is replaced or old is kept than the test
+	// counts on: servers are slow, and some have times in whole seconds.
+	Late time.Duration
 
 	Skew               time.Duration // of its clock, so that files settle early
 	RestAfter          time.Duration
@@ -80,18 +87,20 @@ func newBadNetwork(seed uint64) *badNetwork {
 	return n
 }
 
-// faultyClient is a file replica whose network is bad.
+// storage returns a client for the replica.
+func (cfg *replicatorConfig) storage() (backends.Storage, error) {
+	if cfg.Server == nil {
+		return file.NewReplicaClient(cfg.Replica), nil
+	}
+	return cfg.Server.Client(cfg.Replica)
+}
+
+// faultyClient is a client whose network is bad. Its identity is that of the
+// plain client.
 type faultyClient struct {
-	*file.ReplicaClient
+	backends.Storage
 	*badNetwork
 }
-
-func newFaultyClient(path string, seed uint64) *faultyClient {
-	return &faultyClient{file.NewReplicaClient(path), newBadNetwork(seed)}
-}
-
-// Location makes the replica's identity that of the plain client.
-func (c *faultyClient) Location() string { return c.Path() }
 
 func (n *badNetwork) hit(percent int) bool {
 	n.mu.Lock()
@@ -131,7 +140,7 @@ func (c *faultyClient) LTXFiles(ctx context.Context, level int, seek ltx.TXID, u
 	if err := c.before(ctx); err != nil {
 		return nil, err
 	}
-	return c.ReplicaClient.LTXFiles(ctx, level, seek, useMetadata)
+	return c.Storage.LTXFiles(ctx, level, seek, useMetadata)
 }
 
 // LTXTree implements litestream.TreeLister.
@@ -139,7 +148,7 @@ func (c *faultyClient) LTXTree(ctx context.Context) ([]*ltx.FileInfo, error) {
 	if err := c.before(ctx); err != nil {
 		return nil, err
 	}
-	return c.ReplicaClient.LTXTree(ctx)
+	return c.Storage.LTXTree(ctx)
 }
 
 // ReadObject implements litestream.ObjectClient, like the next two.
@@ -147,39 +156,39 @@ func (c *faultyClient) ReadObject(ctx context.Context, name string) ([]byte, err
 	if err := c.before(ctx); err != nil {
 		return nil, err
 	}
-	return c.ReplicaClient.ReadObject(ctx, name)
+	return c.Storage.ReadObject(ctx, name)
 }
 
 func (c *faultyClient) WriteObject(ctx context.Context, name string, data []byte, exclusive bool) error {
 	if err := c.before(ctx); err != nil {
 		return err
 	}
-	return c.after(c.ReplicaClient.WriteObject(ctx, name, data, exclusive))
+	return c.after(c.Storage.WriteObject(ctx, name, data, exclusive))
 }
 
 func (c *faultyClient) Empty(ctx context.Context) (bool, error) {
 	if err := c.before(ctx); err != nil {
 		return false, err
 	}
-	return c.ReplicaClient.Empty(ctx)
+	return c.Storage.Empty(ctx)
 }
 
 func (c *faultyClient) OpenLTXFile(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, offset, size int64) (io.ReadCloser, error) {
 	if err := c.before(ctx); err != nil {
 		return nil, err
 	}
-	return c.ReplicaClient.OpenLTXFile(ctx, level, minTXID, maxTXID, offset, size)
+	return c.Storage.OpenLTXFile(ctx, level, minTXID, maxTXID, offset, size)
 }
 
 func (c *faultyClient) WriteLTXFile(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, r io.Reader) (*ltx.FileInfo, error) {
 	return c.write(ctx, r, func(r io.Reader) (*ltx.FileInfo, error) {
-		return c.ReplicaClient.WriteLTXFile(ctx, level, minTXID, maxTXID, r)
+		return c.Storage.WriteLTXFile(ctx, level, minTXID, maxTXID, r)
 	})
 }
 
 func (c *faultyClient) WriteLTXFileExclusive(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, r io.Reader) (*ltx.FileInfo, error) {
 	return c.write(ctx, r, func(r io.Reader) (*ltx.FileInfo, error) {
-		return c.ReplicaClient.WriteLTXFileExclusive(ctx, level, minTXID, maxTXID, r)
+		return c.Storage.WriteLTXFileExclusive(ctx, level, minTXID, maxTXID, r)
 	})
 }
 
@@ -205,14 +214,14 @@ func (c *faultyClient) DeleteLTXFiles(ctx context.Context, a []*ltx.FileInfo) er
 	if err := c.before(ctx); err != nil {
 		return err
 	}
-	return c.after(c.ReplicaClient.DeleteLTXFiles(ctx, a))
+	return c.after(c.Storage.DeleteLTXFiles(ctx, a))
 }
 
 func (c *faultyClient) DeleteAll(ctx context.Context) error {
 	if err := c.before(ctx); err != nil {
 		return err
 	}
-	return c.after(c.ReplicaClient.DeleteAll(ctx))
+	return c.after(c.Storage.DeleteAll(ctx))
 }
 
 // pause waits, unless ctx ends first.
@@ -233,8 +242,12 @@ func runReplicator(cfg replicatorConfig) error {
 		return err
 	}
 	defer logFile.Close()
+	storage, err := cfg.storage()
+	if err != nil {
+		return err
+	}
 	s := &replicatorServer{
-		cfg: cfg, client: newFaultyClient(cfg.Replica, cfg.Seed), reg: prometheus.NewRegistry(),
+		cfg: cfg, client: &faultyClient{storage, newBadNetwork(cfg.Seed)}, reg: prometheus.NewRegistry(),
 		logger: slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug})).With("pid", os.Getpid()),
 	}
 	ctx := context.Background()
@@ -287,9 +300,9 @@ func (s *replicatorServer) open(ctx context.Context) error {
 		levels = append(levels, &litestream.CompactionLevel{Level: i + 1, Interval: d})
 	}
 	store := litestream.NewStore([]*litestream.DB{db}, levels)
-	store.Tune(knob.Store{Now: now, Grace: cfg.Grace, RetryDelay: 10 * time.Millisecond})
-	store.SnapshotInterval, store.SnapshotRetention = cfg.Snapshot, cfg.SnapshotRetention
-	store.L0Retention, store.L0RetentionCheckInterval = cfg.L0Retention, 50*time.Millisecond
+	store.Tune(knob.Store{Now: now, Grace: cfg.Grace + cfg.Late, RetryDelay: 10 * time.Millisecond})
+	store.SnapshotInterval, store.SnapshotRetention = cfg.Snapshot, cfg.SnapshotRetention+cfg.Late
+	store.L0Retention, store.L0RetentionCheckInterval = cfg.L0Retention+cfg.Late, 50*time.Millisecond
 	store.ShutdownSyncTimeout, store.ShutdownSyncInterval = 500*time.Millisecond, 10*time.Millisecond
 	store.MaxStagedBytes = cfg.MaxStagedBytes
 	store.Logger, store.Metrics = s.logger, litestream.NewMetrics(s.reg)
