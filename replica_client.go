@@ -107,7 +107,8 @@ type ObjectClient interface {
 // ObjectDeleter is implemented by ObjectClients whose objects can be deleted.
 type ObjectDeleter interface {
 	// DeleteObject deletes a named object. One that is missing is no error. Of
-	// the folders between it and the path, those that are empty go too.
+	// the folders between it and the path, those that are empty go too where
+	// the storage can delete a folder only if it is empty.
 	DeleteObject(ctx context.Context, name string) error
 }
 

@@ -1,6 +1,7 @@
 package litestream
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"path"
@@ -90,7 +91,7 @@ func ParseReplicaURL(s string) (scheme, host, urlPath string, query url.Values, 
 	}
 	u, err := url.Parse(s)
 	if err != nil {
-		return "", "", "", nil, nil, redactURLError(err)
+		return "", "", "", nil, nil, redactURLError(s, err)
 	}
 
 	scheme = strings.ToLower(u.Scheme)
@@ -108,13 +109,20 @@ func ParseReplicaURL(s string) (scheme, host, urlPath string, query url.Values, 
 
 func cleanURLPath(p string) string { return strings.TrimPrefix(path.Clean(p), "/") }
 
-// redactURLError drops the text of the URL from a parse error, because it may
-// hold a password.
-func redactURLError(err error) error {
+// quotedRegex matches what an error cites.
+var quotedRegex = regexp.MustCompile(` ?"(?:[^"\\]|\\.)*"`)
+
+// redactURLError drops the text of the URL s and all parts of it from a parse
+// error, because they may hold a password.
+func redactURLError(s string, err error) error {
 	if ue, ok := err.(*url.Error); ok { //nolint:errorlint // url.Parse documents this very type
 		err = ue.Err
 	}
-	return fmt.Errorf("parse replica URL: %w", err)
+	text := strings.TrimPrefix(quotedRegex.ReplaceAllString(err.Error(), ""), "net/url: ")
+	if strings.Contains(s, "@") {
+		text += " (percent-encode user name and password: %2F stands for a slash, %40 for @)"
+	}
+	return errors.New("parse replica URL: " + text)
 }
 
 // cutAccessPointARN splits s3://arn:…:accesspoint/NAME/KEY behind NAME. The
@@ -147,7 +155,7 @@ func cutAccessPointARN(s string) (arn, rest string, ok bool) {
 func parseAccessPointURL(s, arn, rest string) (scheme, host, urlPath string, query url.Values, userinfo *url.Userinfo, err error) {
 	u, err := url.Parse("s3://accesspoint" + rest)
 	if err != nil {
-		return "", "", "", nil, nil, redactURLError(err)
+		return "", "", "", nil, nil, redactURLError(s, err)
 	}
 	if strings.HasSuffix(arn, "accesspoint/") || strings.HasSuffix(arn, "accesspoint:") {
 		return "", "", "", nil, nil, fmt.Errorf("parse replica URL: access point has no name: %q", s)

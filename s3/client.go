@@ -80,7 +80,7 @@ func (c *ReplicaClient) Type() string { return ReplicaClientType }
 func (c *ReplicaClient) Location() string {
 	loc := "s3://" + c.Bucket + "/" + c.Path
 	if c.Endpoint != "" {
-		loc += "?endpoint=" + c.Endpoint
+		loc += "?endpoint=" + publicEndpoint(c.Endpoint)
 	}
 	return loc
 }
@@ -113,6 +113,14 @@ func (c *ReplicaClient) Init(context.Context) error {
 		}
 	}
 	return nil
+}
+
+// InForce returns the options with all defaults. The region is empty if it is
+// looked up.
+func (c *ReplicaClient) InForce() Options {
+	o := c.withDefaults()
+	o.Region = o.connKey().region
+	return o
 }
 
 // session is what one operation works with: the options with all defaults and
@@ -245,7 +253,7 @@ func (s *session) checkRange(out *s3.GetObjectOutput, offset, size int64) (range
 func (s *session) warnRangeless() {
 	if s.conn.rangeless.CompareAndSwap(false, true) {
 		s.logger.Load().Warn("s3 server ignores the range of reads and sends whole objects: reads of parts are slow and cost traffic",
-			"endpoint", s.Endpoint, "bucket", s.Bucket)
+			"endpoint", publicEndpoint(s.Endpoint), "bucket", s.Bucket)
 	}
 }
 

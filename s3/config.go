@@ -213,7 +213,7 @@ func (o Options) validate() (hint string, err error) {
 	}
 	if o.Endpoint != "" {
 		if u, err := url.Parse(o.Endpoint); err != nil || u.Host == "" {
-			return "set endpoint to a URL such as https://s3.example.com", fmt.Errorf("invalid endpoint: %q", o.Endpoint)
+			return "set endpoint to a URL such as https://s3.example.com", fmt.Errorf("invalid endpoint: %q", publicEndpoint(o.Endpoint))
 		}
 	}
 	return o.validateEncryption()
@@ -238,6 +238,20 @@ func (o Options) validateEncryption() (hint string, err error) {
 		return "use https, or the key is sent in the clear", errors.New("customer encryption needs an https endpoint")
 	}
 	return "", nil
+}
+
+// publicEndpoint returns an endpoint without the user, password and parameters
+// that may stand in it, for messages.
+func publicEndpoint(endpoint string) string {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		scheme, _, _ := strings.Cut(endpoint, "://")
+		return scheme + "://"
+	}
+	if u.User == nil && u.RawQuery == "" {
+		return endpoint // as it is written: locations are compared
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
 // hostname returns the host of an endpoint without its port, in lower case.

@@ -152,7 +152,7 @@ func (cn *connection) get(ctx context.Context, logger *slog.Logger) (*s3.Client,
 		return nil, err
 	}
 	cn.client.Store(client)
-	logger.Debug("s3 client ready", "endpoint", cn.key.endpoint, "region", client.Options().Region)
+	logger.Debug("s3 client ready", "endpoint", publicEndpoint(cn.key.endpoint), "region", client.Options().Region)
 	return client, nil
 }
 

@@ -155,7 +155,7 @@ func (u *upload) conditionally(ctx context.Context, request func(ifNoneMatch *st
 		}
 		if u.conn.unconditional.CompareAndSwap(false, true) {
 			u.logger.Load().Warn("s3 server knows no conditional writes, a second writer of this replica may go unnoticed",
-				"endpoint", u.Endpoint, "bucket", u.Bucket)
+				"endpoint", publicEndpoint(u.Endpoint), "bucket", u.Bucket)
 		}
 	}
 	exists, err := u.exists(ctx)

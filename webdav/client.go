@@ -31,6 +31,7 @@ var (
 	_ litestream.Locator          = (*ReplicaClient)(nil)
 	_ litestream.TreeLister       = (*ReplicaClient)(nil)
 	_ litestream.ObjectClient     = (*ReplicaClient)(nil)
+	_ litestream.ObjectDeleter    = (*ReplicaClient)(nil)
 )
 
 // ReplicaClient stores the LTX files of one database below one folder of a

@@ -134,7 +134,7 @@ func (o Options) validate() (hint string, err error) {
 	case err != nil:
 		return form, errors.New("invalid webdav-url") // whose text may hold a password
 	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
-		return form, fmt.Errorf("invalid webdav-url: %q is no http:// or https:// URL with a host", u.Redacted())
+		return form, fmt.Errorf("invalid webdav-url: %q is no http:// or https:// URL with a host", u.Scheme+"://"+u.Host)
 	case o.MaxConns < 0:
 		return "allow 1 connection or more", fmt.Errorf("invalid number of connections: %d", o.MaxConns)
 	}

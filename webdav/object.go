@@ -46,6 +46,15 @@ func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byt
 	return c.store(ctx, name, io.NewSectionReader(bytes.NewReader(data), 0, int64(len(data))), exclusive)
 }
 
+// DeleteObject deletes the file of a named object. Folders stay, as with
+// DeleteAll. A name that is a folder's deletes that with all that is in it.
+func (c *ReplicaClient) DeleteObject(ctx context.Context, name string) error {
+	if err := checkObjectName(name); err != nil {
+		return c.fail("delete", name, err)
+	}
+	return c.deleteKeys(ctx, []string{name})
+}
+
 // Empty reports whether there is no file below the path. Folders may be left of
 // what was deleted.
 func (c *ReplicaClient) Empty(ctx context.Context) (bool, error) {

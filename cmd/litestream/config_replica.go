@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"time"
 
@@ -17,23 +16,6 @@ import (
 	"github.com/benbjohnson/litestream/sftp"
 	"github.com/benbjohnson/litestream/webdav"
 )
-
-// secret is a string that no log line and no %v shows.
-type secret string
-
-// String hides the value.
-func (s secret) String() string {
-	if s == "" {
-		return ""
-	}
-	return "***"
-}
-
-// GoString hides the value in %#v.
-func (s secret) GoString() string { return s.String() }
-
-// LogValue hides the value in structured logs.
-func (s secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // ReplicaConfig is one `replica` entry.
 type ReplicaConfig struct {

@@ -186,7 +186,7 @@ func (c *ReplicaConfig) validateOwn(field string) error {
 	}
 	switch {
 	case c.URL != "" && !litestream.IsURL(c.URL):
-		return fail("url", "replica url scheme required, such as s3:// or file://", c.URL)
+		return fail("url", "replica url scheme required, such as s3:// or file://", redactURL(c.URL))
 	case isLaterReplicaType(typ):
 		return fail(typeKey, fmt.Sprintf("replica type %q is not supported yet", typ), "")
 	case !isReplicaType(typ):
@@ -244,23 +244,4 @@ func (c *ReplicaConfig) checkClient(field string) (litestream.ReplicaClient, err
 		return nil, &configError{Field: field, Line: c.line, Reason: err.Error()}
 	}
 	return client, nil
-}
-
-// redactURL hides a password in a URL that goes into a message.
-func redactURL(s string) string {
-	scheme, rest, ok := strings.Cut(s, "://")
-	if !ok {
-		return s
-	}
-	host, path, slash := strings.Cut(rest, "/")
-	if i := strings.LastIndexByte(host, '@'); i >= 0 {
-		if name, _, hasPassword := strings.Cut(host[:i], ":"); hasPassword {
-			host = name + ":***" + host[i:]
-		}
-	}
-	out := scheme + "://" + host
-	if slash {
-		out += "/" + path
-	}
-	return out
 }

@@ -44,7 +44,7 @@ func (s *controlService) Register(ctx context.Context, path, replicaURL string) 
 // registered returns the entry of dbs that a registration stands for.
 func (s *controlService) registered(path, replicaURL string) (*DBConfig, error) {
 	if !litestream.IsURL(replicaURL) {
-		return nil, fmt.Errorf("replica url scheme required: %s", replicaURL)
+		return nil, fmt.Errorf("replica url scheme required: %s", redactURL(replicaURL))
 	}
 	if _, err := litestream.NewReplicaClientFromURL(replicaURL); err != nil {
 		return nil, err

@@ -24,6 +24,7 @@ var databasesHelp = help{
 		configFlag, jsonFlag, expandEnvFlag,
 		{"-filter GLOB", "Only paths that match. A pattern that does not begin with a slash\nmatches at any depth."},
 		{"-count", "Print the number of databases instead of a list."},
+		{"-print-config", "Print the configuration in force instead of a list: with all\ndefaults, with what replicas inherit, without secrets."},
 		{"-check", "Print what would go wrong instead of a list. Exits with 1 if\nthere is more than warnings."},
 	},
 	examples: []string{"databases", "databases -json -config /path/to/litestream.yml", "databases -filter '/data/p1/**'", "databases -check"},
@@ -57,6 +58,7 @@ func (a *app) runDatabases(ctx context.Context, args []string) error {
 	fs.StringVar(&l.filter, "filter", "", "glob")
 	count := fs.Bool("count", false, "print the number")
 	check := fs.Bool("check", false, "print problems")
+	printed := fs.Bool("print-config", false, "print the configuration")
 	if err := fs.Parse(args); err != nil {
 		return err
 	} else if fs.NArg() > 0 {
@@ -75,6 +77,8 @@ func (a *app) runDatabases(ctx context.Context, args []string) error {
 	ctx, stop := a.cancelOnSignal(ctx)
 	defer stop()
 	switch {
+	case *printed:
+		return a.printConfig(ctx, l.cfg)
 	case *check:
 		return a.checkDatabases(ctx, &l)
 	case *count:

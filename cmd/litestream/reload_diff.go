@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
@@ -139,15 +138,10 @@ func valueText(key string, v reflect.Value) string {
 		return "[" + strings.Join(texts, ", ") + "]"
 	}
 	s := fmt.Sprint(v.Interface()) // a secret hides itself
-	switch {
-	case s == "":
+	if s == "" {
 		return "not set"
-	case key == "heartbeat-url":
-		return litestream.RedactHeartbeatURL(s)
-	case slices.Contains([]string{"url", "endpoint"}, key):
-		return redactURL(s)
 	}
-	return s
+	return shown(key, s)
 }
 
 // resolved returns the entry of a database with the defaults that hold for

@@ -306,6 +306,9 @@ func (e *exam) deleteObjects(ctx context.Context) (left []string, err error) {
 			}
 		}
 	}
+	// Where folders cannot be deleted only if they are empty they are there yet,
+	// and this one is nobody else's.
+	_ = d.DeleteObject(ctx, e.name) // others refuse it, or have nothing of that name
 	return left, errors.Join(errs...)
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/benbjohnson/litestream/s3"
 	"github.com/benbjohnson/litestream/sftp"
 	"github.com/benbjohnson/litestream/tests/servers"
+	"github.com/benbjohnson/litestream/webdav"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -167,6 +168,35 @@ func TestRun_OpenSSH(t *testing.T) {
 	}
 	wantAll(t, run(t, c, dir, doctor.Full))
 	wantEmpty(t, c)
+}
+
+func TestRun_WebDAV(t *testing.T) {
+	for name, tt := range map[string]struct {
+		start func(testing.TB) *servers.WebDAVServer
+		weak  bool
+	}{"Lighttpd": {servers.Lighttpd, false}, "Nginx": {servers.Nginx, true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := tt.start(t)
+			pool := &webdav.Pool{}
+			t.Cleanup(pool.CloseIdleConnections)
+			c, err := pool.Get(webdav.Config{URL: srv.URL, Username: srv.Username, Password: srv.Password, Path: "/" + folder})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := run(t, c, "/"+folder, doctor.Quick)
+			if n := r.Count(doctor.OK); n != len(r.Checks) && !tt.weak {
+				t.Errorf("%+v, want all ok", r.Checks)
+			}
+			if n := r.Count(doctor.Failed); n != 0 {
+				t.Errorf("%+v, want no failure", r.Checks)
+			}
+			wantEmpty(t, c)
+			if left, err := filepath.Glob(filepath.Join(srv.Dir, folder, "!litestream", "*")); err != nil || len(left) > 0 && !tt.weak {
+				t.Errorf("%q are left, err=%v, want no folder", left, err)
+			}
+		})
+	}
 }
 
 func TestRun_File(t *testing.T) {
