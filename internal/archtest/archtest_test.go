@@ -47,6 +47,7 @@ var layerOf = map[string]int{
 	"internal/vfs/errfs":   1,
 	"internal/vfs/memfs":   1,
 	"internal/wal":         baseLayer,
+	"tests/servers":        topLayer - 1, // tests/backends starts them
 }
 
 // mayStartGoroutines lists the owners of goroutines, as patterns of path.Match.

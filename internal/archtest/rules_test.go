@@ -34,7 +34,7 @@ func TestCheckFile(t *testing.T) {
 		{"adapter imports suite", "s3/client.go", imports("/internal/replicatest"), "imports internal/replicatest (layer 4)"},
 		{"command imports all", "cmd/litestream/main.go", imports("/s3"), ""},
 		{"root imports command", "db.go", imports("/cmd/litestream"), "imports cmd/litestream (layer 9)"},
-		{"adapter imports test servers", "s3/client.go", imports("/tests/servers"), "imports tests/servers (layer 9)"},
+		{"adapter imports test servers", "s3/client.go", imports("/tests/servers"), "imports tests/servers (layer 8)"},
 		{"adapter's test imports test servers", "s3/client_test.go", imports("/tests/servers"), ""},
 		{"other module of like name", "db.go", "package p\nimport _ \"" + module + "-extra/s3\"\n", ""},
 
