@@ -50,6 +50,10 @@ bench: build upstream ## benchmarks, and side by side with upstream (half an hou
 	@scripts/install.sh versitygw
 	go run ./cmd/litestream-bench -litestream bin/litestream -upstream $(LITESTREAM_TEST_UPSTREAM) -versitygw $(LITESTREAM_TEST_VERSITYGW) $(BENCH_FLAGS)
 
+.PHONY: bench-backends
+bench-backends: build upstream ## side by side with upstream on each kind of storage (six minutes)
+	go run ./cmd/litestream-bench backends -litestream bin/litestream -upstream $(LITESTREAM_TEST_UPSTREAM) $(BENCH_FLAGS)
+
 .PHONY: bench-fleet
 bench-fleet: build upstream ## 1k, 10k and 100k databases on one host, upstream beside it (two hours)
 	@scripts/install.sh versitygw

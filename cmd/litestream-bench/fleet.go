@@ -99,10 +99,7 @@ func runFleet(ctx context.Context, args []string) (err error) {
 }
 
 func parseFleetFlags(args []string) (b *fleetBench, limit time.Duration, parent string, err error) {
-	cache := os.Getenv("LITESTREAM_TEST_CACHE")
-	if home, err := os.UserHomeDir(); cache == "" && err == nil {
-		cache = filepath.Join(home, ".cache", "litestream-test")
-	}
+	cache := cacheDir()
 	b = new(fullFleet)
 	if slices.Contains(args, "-quick") {
 		b = new(quickFleet)

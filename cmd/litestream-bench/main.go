@@ -7,8 +7,9 @@
 // holds what came out and says how each figure is taken.
 //
 // With the argument fleet it measures a whole host of databases instead, which
-// this litestream replicates by pattern (`make bench-fleet`), and with
-// fleet-restore the restore of such a host.
+// this litestream replicates by pattern (`make bench-fleet`), with
+// fleet-restore the restore of such a host, and with backends both programs on
+// each kind of storage (`make bench-backends`).
 package main
 
 import (
@@ -105,10 +106,10 @@ func run(ctx context.Context, args []string) (err error) {
 	if len(args) > 0 && args[0] == "fleet-restore" {
 		return runFleetRestore(ctx, args[1:])
 	}
-	cache := os.Getenv("LITESTREAM_TEST_CACHE")
-	if home, err := os.UserHomeDir(); cache == "" && err == nil {
-		cache = filepath.Join(home, ".cache", "litestream-test")
+	if len(args) > 0 && args[0] == "backends" {
+		return runBackends(ctx, args[1:])
 	}
+	cache := cacheDir()
 	fs := flag.NewFlagSet("litestream-bench", flag.ContinueOnError)
 	ours := fs.String("litestream", "bin/litestream", "the program to measure")
 	upstream := fs.String("upstream", filepath.Join(cache, "bin", "litestream-v0.5.18"), "the program to compare with")
@@ -155,6 +156,15 @@ func run(ctx context.Context, args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
 	return b.run(ctx, splitList(*only), *out)
+}
+
+// cacheDir is where scripts/install.sh puts programs.
+func cacheDir() string {
+	cache := os.Getenv("LITESTREAM_TEST_CACHE")
+	if home, err := os.UserHomeDir(); cache == "" && err == nil {
+		cache = filepath.Join(home, ".cache", "litestream-test")
+	}
+	return cache
 }
 
 func findTools(ours, upstream string) (tools [2]tool, err error) {

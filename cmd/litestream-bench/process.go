@@ -71,6 +71,13 @@ func (p *process) stop() {
 	<-p.exited
 }
 
+// kill ends the program at once, where what it would do before its end is not
+// measured.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended
+	<-p.exited
+}
+
 // alive is nil while the program runs.
 func (p *process) alive() error {
 	select {

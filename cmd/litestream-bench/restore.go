@@ -17,6 +17,7 @@ import (
 
 	"github.com/superfly/ltx"
 
+	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/file"
 )
 
@@ -38,7 +39,7 @@ func (b *bench) restore(ctx context.Context) (t table, err error) {
 	}
 	for _, files := range []int{0, b.restoreFiles} {
 		replica := filepath.Join(b.dir, fmt.Sprintf("replica-%d", files))
-		if err := writeReplica(ctx, replica, source, files); err != nil {
+		if err := writeReplica(ctx, file.NewReplicaClient(replica), source, files); err != nil {
 			return t, err
 		}
 		what := "snapshot only"
@@ -154,8 +155,7 @@ func (b *bench) makeSource(ctx context.Context, path string) (err error) {
 // writeReplica writes a snapshot of a database and so many files behind it.
 // Pages that the files hold have other content in the snapshot, so that a
 // restore that leaves one out is found.
-func writeReplica(ctx context.Context, dir, source string, files int) error {
-	client := file.NewReplicaClient(dir)
+func writeReplica(ctx context.Context, client litestream.ReplicaClient, source string, files int) error {
 	db, err := os.Open(source)
 	if err != nil {
 		return err
