@@ -113,6 +113,7 @@ upstream: ## install upstream's litestream v0.5.18 and v0.3.14 into the cache
 servers: ## install the servers of the tests: into the cache, and by apt Ceph RGW, OpenSSH, lighttpd and nginx
 	@scripts/install.sh versitygw
 	@scripts/install.sh fake-gcs-server
+	@scripts/install.sh nats-server
 	@scripts/install.sh azurite
 	@scripts/install.sh ceph
 	@scripts/install.sh sshd

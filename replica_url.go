@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"path"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 )
@@ -21,9 +20,6 @@ var replicaFactories = struct {
 	mu       sync.RWMutex
 	byScheme map[string]ReplicaClientFactory
 }{byScheme: make(map[string]ReplicaClientFactory)}
-
-// laterSchemes are those of Litestream v0.5 that this release does not serve.
-var laterSchemes = []string{"nats"}
 
 // RegisterReplicaClientFactory makes a URL scheme known to
 // NewReplicaClientFromURL. A later registration replaces an earlier one.
@@ -43,14 +39,10 @@ func NewReplicaClientFromURL(rawURL string) (ReplicaClient, error) {
 	replicaFactories.mu.RLock()
 	f := replicaFactories.byScheme[scheme]
 	replicaFactories.mu.RUnlock()
-	switch {
-	case f != nil:
-		return f(scheme, host, urlPath, query, userinfo)
-	case slices.Contains(laterSchemes, scheme):
-		return nil, fmt.Errorf("replica URL scheme %q is not supported yet", scheme)
-	default:
+	if f == nil {
 		return nil, fmt.Errorf("unsupported replica URL scheme: %q", scheme)
 	}
+	return f(scheme, host, urlPath, query, userinfo)
 }
 
 var replicaURLRegex = regexp.MustCompile(`^(\w+)://`)

@@ -108,9 +108,8 @@ func TestNewReplicaClientFromURL(t *testing.T) {
 		t.Errorf("factory got %q, want %q", got, want)
 	}
 	for raw, want := range map[string]string{
-		"nats://h/p": `replica URL scheme "nats" is not supported yet`,
-		"abc://b/p":  `unsupported replica URL scheme: "abc"`,
-		"/x":         `replica URL has no scheme: "/x"`,
+		"abc://b/p": `unsupported replica URL scheme: "abc"`,
+		"/x":        `replica URL has no scheme: "/x"`,
 	} {
 		if _, err := litestream.NewReplicaClientFromURL(raw); err == nil || err.Error() != want {
 			t.Errorf("NewReplicaClientFromURL(%q): err=%v, want %s", raw, err, want)

@@ -249,8 +249,6 @@ func (d *decoder) key(key, value *yaml.Node, v reflect.Value, at place) {
 		}
 	case k.since == legacy:
 		d.warn(configWarning{Key: field, Line: key.Line, Text: "ignored", Instead: k.instead})
-	case k.since == foreign:
-		d.warn(configWarning{Key: field, Line: key.Line, Text: "ignored: it belongs to a replica type that is not supported yet"})
 	default:
 		if f, ok := fieldByKey(v, name); ok {
 			d.value(value, f, at.below(field, k.child))

@@ -195,6 +195,7 @@ func (c *ReplicaConfig) sharedClient() (litestream.ReplicaClient, error) {
 		if _, _, place, _, _, err = litestream.ParseReplicaURL(c.URL); err != nil {
 			return nil, err
 		}
+		place = belowBucket(c.replicaType(), place)
 	}
 	return c.shared.Client(c.replicaType(), place)
 }

@@ -127,18 +127,27 @@ func TestConfigKeys_Effect(t *testing.T) {
 		},
 		"webdav": {"webdav-url": "\"http://h2\"", "webdav-username": "u", "webdav-password": "w"},
 		"abs":    {"account-name": "a", "account-key": "a2V5", "sas-token": "sig=x"},
+		"nats": {
+			"jwt": "j", "creds": "/c", "nkey": "SU", "username": "n", "token": "t", "tls": "true", "root-cas": "[/ca]",
+			"client-cert": "/cert", "client-key": "/key", "max-reconnects": "3", "reconnect-wait": "3s", "timeout": "3s", "seed": "s2",
+		},
 	} {
 		for key, value := range keys {
-			replica := map[string]string{"host": "h1", "user": "u1", "webdav-url": "\"http://h1\""}
-			if typ == "abs" {
-				replica = map[string]string{"account-name": "a1", "bucket": "b"}
+			replica := map[string]string{"path": "p", "host": "h1", "user": "u1", "webdav-url": "\"http://h1\""}
+			switch {
+			case typ == "abs":
+				replica = map[string]string{"path": "p", "account-name": "a1", "bucket": "b"}
+			case key == "client-cert" || key == "client-key": // which need each other
+				replica = map[string]string{"bucket": "b", "client-cert": "/cert1", "client-key": "/key1"}
+			case typ == "nats":
+				replica = map[string]string{"bucket": "b", "seed": "s"}
 			}
 			text := func(root string) string {
 				list := ""
 				for k, v := range replica {
 					list += fmt.Sprintf(", %s: %s", k, v)
 				}
-				return fmt.Sprintf("%sdbs: [{path: /a, replica: {type: %s, path: p%s}}]", root, typ, list)
+				return fmt.Sprintf("%sdbs: [{path: /a, replica: {type: %s%s}}]", root, typ, list)
 			}
 			without := text("")
 			replica[key] = value

@@ -26,10 +26,9 @@ const (
 type since int
 
 const (
-	now     since = iota // read and honoured
-	later                // upstream honours it: refused unless its value means "off"
-	foreign              // belongs to a replica type of a later release: warned about
-	legacy               // upstream ignores it: accepted with a warning
+	now    since = iota // read and honoured
+	later               // upstream honours it: refused unless its value means "off"
+	legacy              // upstream ignores it: accepted with a warning
 )
 
 // configKey is one key that upstream or this project knows.
@@ -184,15 +183,22 @@ func sharedKeys() []configKey {
 		{name: "webdav-url"},
 		{name: "webdav-username"},
 		{name: "webdav-password"},
+		{name: "jwt"},
+		{name: "seed"},
+		{name: "creds"},
+		{name: "nkey"},
+		{name: "username"},
+		{name: "token"},
+		{name: "tls"},
+		{name: "root-cas"},
+		{name: "client-cert"},
+		{name: "client-key"},
+		{name: "max-reconnects"},
+		{name: "reconnect-wait"},
+		{name: "timeout"},
 		{name: "age", child: scopeAge},
 		{name: "auto-recover", since: legacy, instead: fixedNote("local files that are missing or damaged are always made anew")},
 		{name: "validation-interval", since: legacy, instead: fixedNote("every snapshot compares all pages with what was captured")},
-	}
-	for _, name := range []string{
-		"jwt", "seed", "creds", "nkey", "username", "token", "tls", "root-cas",
-		"client-cert", "client-key", "max-reconnects", "reconnect-wait", "timeout",
-	} {
-		perReplica = append(perReplica, configKey{name: name, since: foreign})
 	}
 	keys := make([]configKey, 0, 2*len(perReplica))
 	for _, k := range perReplica {

@@ -153,6 +153,10 @@ func (c *MultiDBConfig) pathTemplate() (string, error) {
 	if err != nil {
 		return "", fail(err.Error())
 	}
+	if scheme == replicaTypeNATS && (prefix == "" || prefix == ".") {
+		return "", fail("variables may not stand in place of the bucket: all databases share one, as in nats://host/bucket/{{tenant}}")
+	}
+	prefix = belowBucket(scheme, prefix)
 	if scheme != replicaTypeFile { // whose paths are not decoded
 		if tail, err = decodeTemplate(tail); err != nil {
 			return "", fail(err.Error())

@@ -11,6 +11,7 @@ import (
 	"github.com/benbjohnson/litestream/abs"
 	"github.com/benbjohnson/litestream/file"
 	"github.com/benbjohnson/litestream/gs"
+	"github.com/benbjohnson/litestream/nats"
 	"github.com/benbjohnson/litestream/oss"
 	"github.com/benbjohnson/litestream/s3"
 	"github.com/benbjohnson/litestream/sftp"
@@ -76,6 +77,20 @@ type ReplicaSettings struct {
 	WebDAVUsername string `yaml:"webdav-username"`
 	WebDAVPassword secret `yaml:"webdav-password"`
 
+	JWT           secret         `yaml:"jwt"`
+	Seed          secret         `yaml:"seed"`
+	Creds         string         `yaml:"creds"`
+	NKey          secret         `yaml:"nkey"`
+	Username      string         `yaml:"username"`
+	Token         secret         `yaml:"token"`
+	TLS           *bool          `yaml:"tls"`
+	RootCAs       []string       `yaml:"root-cas"`
+	ClientCert    string         `yaml:"client-cert"`
+	ClientKey     string         `yaml:"client-key"`
+	MaxReconnects *int           `yaml:"max-reconnects"`
+	ReconnectWait *time.Duration `yaml:"reconnect-wait"`
+	Timeout       *time.Duration `yaml:"timeout"`
+
 	Age AgeConfig `yaml:"age"`
 }
 
@@ -127,6 +142,7 @@ func (c *ReplicaConfig) inherit(def *ReplicaSettings) {
 	inheritPtr(&c.ConcurrentWrites, def.ConcurrentWrites)
 	inheritValue(&c.WebDAVUsername, def.WebDAVUsername)
 	inheritValue(&c.WebDAVPassword, def.WebDAVPassword)
+	c.inheritNATS(def)
 	if c.Age.isZero() {
 		c.Age = def.Age
 	}
@@ -156,7 +172,7 @@ func (c *ReplicaConfig) replicaType() string {
 	return cmp.Or(litestream.ReplicaTypeFromURL(c.URL), c.Type, replicaTypeFile)
 }
 
-// Replica types of this release, and upstream's that belong to a later one.
+// Replica types.
 const (
 	replicaTypeFile = "file"
 	replicaTypeS3   = "s3"
@@ -164,13 +180,14 @@ const (
 	replicaTypeABS  = "abs"
 	replicaTypeOSS  = "oss"
 	replicaTypeSFTP = "sftp"
+	replicaTypeNATS = "nats"
 
 	replicaTypeWebDAV = "webdav"
 )
 
-// isReplicaType reports whether this release serves the type.
+// isReplicaType reports whether there is such a type.
 func isReplicaType(typ string) bool {
-	return typ == replicaTypeFile || typ == replicaTypeSFTP || typ == replicaTypeWebDAV || hasBucket(typ)
+	return typ == replicaTypeFile || typ == replicaTypeSFTP || typ == replicaTypeWebDAV || typ == replicaTypeNATS || hasBucket(typ)
 }
 
 // hasBucket reports whether replicas of a type lie in a bucket, which their URL
@@ -187,16 +204,6 @@ func hasBucket(typ string) bool {
 // takesRootedPath reports whether a path of the type may begin with a slash,
 // and then means another place than without one.
 func takesRootedPath(typ string) bool { return typ == replicaTypeSFTP }
-
-// isLaterReplicaType reports whether upstream knows the type and we do not yet.
-func isLaterReplicaType(typ string) bool {
-	switch typ {
-	case "nats":
-		return true
-	default:
-		return false
-	}
-}
 
 // filePath returns the folder of a file replica. A URL without any path means
 // the working directory, as upstream has it.
@@ -240,6 +247,8 @@ func (c *ReplicaConfig) logArgs(client litestream.ReplicaClient) []any {
 		args = append(args, "bucket", client.Bucket, "path", client.Path, "region", client.Region)
 	case *sftp.ReplicaClient:
 		args = append(args, "host", client.Host, "user", client.User, "path", client.Path)
+	case *nats.ReplicaClient:
+		args = append(args, "bucket", client.Bucket, "path", client.Path, "url", "nats://"+client.Server)
 	case *webdav.ReplicaClient:
 		args = append(args, "url", redactURL(client.URL), "path", client.Path)
 	}
@@ -291,6 +300,8 @@ func newReplicaClient(c *ReplicaConfig) (litestream.ReplicaClient, error) {
 		return c.sftpClient()
 	case replicaTypeWebDAV:
 		return c.webdavClient()
+	case replicaTypeNATS:
+		return c.natsClient()
 	default:
 		return nil, fmt.Errorf("unknown replica type in config: %q", typ)
 	}

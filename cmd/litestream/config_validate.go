@@ -25,6 +25,9 @@ func (c *Config) validate() error {
 		if r := db.Replica; r.replicaType() == replicaTypeS3 && (r.AccessKeyID == "") != (r.SecretAccessKey == "") {
 			c.warn(db.field("replica"), r.line, "access-key-id and secret-access-key have an effect together only; credentials come from the environment")
 		}
+		if r := db.Replica; r.replicaType() == replicaTypeNATS && r.Path != "" {
+			c.warn(db.field("replica.path"), r.keyLine("path"), "ignored, as in Litestream v0.5: the bucket is the database's own; a url such as nats://host/bucket/path shares one")
+		}
 		if first, ok := seen[filepath.Clean(db.Path)]; ok {
 			errs = append(errs, fmt.Errorf("database config #%d: %w", db.index+1, &configError{
 				Field: db.field("path"), Line: db.keyLine("path"), Got: db.Path,
@@ -187,13 +190,11 @@ func (c *ReplicaConfig) validateOwn(field string) error {
 	switch {
 	case c.URL != "" && !litestream.IsURL(c.URL):
 		return fail("url", "replica url scheme required, such as s3:// or file://", redactURL(c.URL))
-	case isLaterReplicaType(typ):
-		return fail(typeKey, fmt.Sprintf("replica type %q is not supported yet", typ), "")
 	case !isReplicaType(typ):
 		return fail(typeKey, fmt.Sprintf("unknown replica type in config: %q", typ), "")
 	case litestream.IsURL(c.Path):
 		return fail("path", "replica path cannot be a url, use the 'url' key instead", redactURL(c.Path))
-	case c.URL != "" && c.Path != "":
+	case c.URL != "" && c.Path != "" && typ != replicaTypeNATS:
 		return fail("path", fmt.Sprintf("cannot specify url & path for %s replica", typ), c.Path)
 	case c.URL != "" && rival != "":
 		return fail(rival, fmt.Sprintf("cannot specify url & %s for %s replica", rival, typ), got)

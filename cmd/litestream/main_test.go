@@ -111,7 +111,6 @@ func TestRun_Errors(t *testing.T) {
 		{"LTXArgs", []string{"ltx", "a", "b"}, "Error: too many arguments\n"},
 		{"LTXConfigAndURL", []string{"ltx", "-config", "c.yml", "file:///x"}, "Error: cannot specify a replica URL and the -config flag\n"},
 		{"LTXUnknownScheme", []string{"ltx", "bogus://x"}, "Error: unknown replica type in config: \"bogus\"\n"},
-		{"LTXLaterScheme", []string{"ltx", "nats://x/y"}, "Error: replica type \"nats\" is not supported yet\n"},
 		{"LTXUnlisted", []string{"ltx", "-config", "c.yml", "x"}, "Error: database not found in config: " + filepath.Join(dir, "x") + "\n"},
 		{"ResetNoArgs", []string{"reset"}, "Error: database path required\nTry: litestream reset /path/to/db\n"},
 		{"ResetArgs", []string{"reset", "a", "b"}, "Error: too many arguments\n"},

@@ -128,7 +128,7 @@ func TestMultiDB_ConfigErrors(t *testing.T) {
 		{"URLQuery", "multi-db:\n  patterns: [/d/*.db]\n  replica-template: {url: \"s3://b/{{tenant}}?region={{x}}\"}", "multi-db.replica-template.url (line 3): variables may stand in the path only (got s3://b/{{tenant}}?region={{x}})"},
 		{"BucketVariable", "multi-db:\n  patterns: [/d/*.db]\n  replica-template: {type: s3, bucket: \"{{x}}\", path: \"{{tenant}}\"}", "multi-db.replica-template.bucket (line 3): variables may stand in path and url only (got {{x}})"},
 		{"NoBucket", "multi-db:\n  patterns: [/d/*.db]\n  replica-template: {type: s3, path: \"{{tenant}}\"}", "multi-db.replica-template (line 3): bucket required for s3 replica"},
-		{"LaterType", "multi-db:\n  patterns: [/d/*.db]\n  replica-template: {type: nats, path: \"{{tenant}}\"}", `multi-db.replica-template.type (line 3): replica type "nats" is not supported yet`},
+		{"NATSBucket", "multi-db:\n  patterns: [/d/*.db]\n  replica-template: {url: \"nats://h/{{tenant}}\"}", "multi-db.replica-template.url (line 3): variables may not stand in place of the bucket: all databases share one, as in nats://host/bucket/{{tenant}} (got nats://h/{{tenant}})"},
 		{"StateDir", minimal + "  state-dir: /d/x.db", "multi-db.patterns[0] (line 2): matches the state directory /d/x.db: move state-dir, or exclude /d/x.db/** (got /d/*.db)"},
 		{"BothClaim", "dbs: [{path: /d/a.db, replica: {path: /a}}]\n" + minimal, "dbs[0].path (line 1): pattern /d/*.db (line 3) of multi-db matches the path, too: exclude it there (got /d/a.db)"},
 	} {

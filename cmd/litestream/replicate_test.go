@@ -129,7 +129,7 @@ func TestReplicate_Arguments(t *testing.T) {
 		"a file:///r file:///s":          "multiple replicas on a single database are no longer supported",
 		"a /r":                           "replica url scheme required, such as s3:// or file://: /r",
 		"a bogus://r":                    `unknown replica type in config: "bogus"`,
-		"a nats://r":                     `replica type "nats" is not supported yet`,
+		"a nats://r":                     "bucket required for nats replica",
 		"-once -exec true a file:///r":   "cannot specify -once flag with -exec",
 		"-once -config exec.yml":         "cannot specify -once flag with -exec",
 		"-force-snapshot a file:///r":    "cannot specify -force-snapshot flag without -once",

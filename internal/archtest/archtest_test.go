@@ -70,6 +70,7 @@ var mayStartGoroutines = []string{
 	"s3/list_metadata.go",          // parallel requests of one listing, which waits for them
 	"internal/replicatest/*.go",    // concurrent callers of a client under test
 	"internal/mcpserver/server.go", // one listener, which Close waits for
+	"nats/pool.go",                 // the one attempt to connect, which closing the pool waits for
 	"sftp/link.go",                 // calls that may be given up, which closing the connection waits for
 	"sftp/parallel.go",             // parallel requests of one batch, which waits for them
 	"webdav/parallel.go",           // the same

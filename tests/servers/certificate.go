@@ -15,6 +15,13 @@ import (
 	"time"
 )
 
+// Certificate writes a self-signed certificate for 127.0.0.1 and localhost and
+// its key, both PEM, into a folder of the test. It is good for either side.
+func Certificate(tb testing.TB) (certFile, keyFile string) {
+	tb.Helper()
+	return newCertificate(tb, tb.TempDir())
+}
+
 // newCertificate writes a self-signed certificate for 127.0.0.1 and localhost
 // and its key, both PEM, into dir. Trusting the certificate is enough.
 func newCertificate(tb testing.TB, dir string) (certFile, keyFile string) {
@@ -30,7 +37,7 @@ func newCertificate(tb testing.TB, dir string) (certFile, keyFile string) {
 		NotBefore:             now.Add(-time.Hour),
 		NotAfter:              now.Add(24 * time.Hour),
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		DNSNames:              []string{"localhost"},

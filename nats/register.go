@@ -1,0 +1,7 @@
+package nats
+
+import "github.com/benbjohnson/litestream"
+
+func init() {
+	litestream.RegisterReplicaClientFactory(ReplicaClientType, newReplicaClientFromURL)
+}
