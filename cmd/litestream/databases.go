@@ -195,7 +195,7 @@ func (a *app) countDatabases(ctx context.Context, l *databaseList) error {
 // listDatabases prints as it goes: nothing is kept of the databases.
 func (a *app) listDatabases(ctx context.Context, l *databaseList) error {
 	bw := bufio.NewWriter(a.stdout)
-	var out listWriter[listedDatabase] = &tableWriter{w: bw, wide: l.cfg.MultiDB != nil || len(l.cfg.Dirs) > 0}
+	var out listWriter[listedDatabase] = newTableWriter(bw, l.cfg.MultiDB != nil || len(l.cfg.Dirs) > 0)
 	if l.asJSON {
 		out = &jsonListWriter[listedDatabase]{w: bw}
 	}
@@ -218,42 +218,29 @@ type listWriter[T any] interface {
 	end() error
 }
 
-// tableWriter prints a table in parts, so that the width of columns need not be
-// known of all rows.
+// tableWriter prints databases in a table.
 type tableWriter struct {
-	w      io.Writer
-	wide   bool // with the location
-	rows   [][]string
-	header bool
+	table chunkedTable
+	wide  bool // with the location
 }
 
-const tableRows = 256
+func newTableWriter(w io.Writer, wide bool) *tableWriter {
+	header := []string{"path", "replica"}
+	if wide {
+		header = append(header, "location")
+	}
+	return &tableWriter{table: chunkedTable{w: w, header: header}, wide: wide}
+}
 
 func (t *tableWriter) write(d *listedDatabase) error {
 	row := []string{printable(d.Path), d.Replica}
 	if t.wide {
 		row = append(row, printable(d.Location))
 	}
-	if t.rows = append(t.rows, row); len(t.rows) < tableRows {
-		return nil
-	}
-	return t.flush()
+	return t.table.add(row)
 }
 
-func (t *tableWriter) end() error { return t.flush() }
-
-func (t *tableWriter) flush() error {
-	var header []string
-	if !t.header {
-		header, t.header = []string{"path", "replica"}, true
-		if t.wide {
-			header = append(header, "location")
-		}
-	}
-	err := writeTable(t.w, header, t.rows)
-	t.rows = t.rows[:0]
-	return err
-}
+func (t *tableWriter) end() error { return t.table.flush() }
 
 // printable returns a path as it is, or quoted if a terminal could be confused
 // by it.

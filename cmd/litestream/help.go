@@ -48,7 +48,7 @@ func (a *app) printUsage() {
 	printf(a.stdout, "litestream replicates SQLite databases continuously and restores them.\n\n"+
 		"Usage:\n\n\tlitestream <command> [arguments]\n\nThe commands are:\n\n")
 	for _, c := range commands() {
-		printf(a.stdout, "\t%-12s %s\n", c.name, c.summary)
+		printf(a.stdout, "\t%-13s %s\n", c.name, c.summary)
 	}
 	printf(a.stdout, "\n\"litestream <command> -h\" describes a command.\n\n")
 }

@@ -373,3 +373,13 @@ func TestRun_CancelledContext(t *testing.T) {
 		t.Errorf("got %d, %s", code, stderr.String())
 	}
 }
+
+// replicateOnce makes a single pass of the real store.
+func replicateOnce(t *testing.T, args ...string) {
+	t.Helper()
+	var out bytes.Buffer
+	a := &app{stdout: &out, stderr: &out, signals: noSignals, newRunner: newStore}
+	if code := a.main(t.Context(), append([]string{"replicate", "-once"}, args...)); code != 0 {
+		t.Fatalf("replicate -once: status %d\n%s", code, out.String())
+	}
+}

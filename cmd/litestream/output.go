@@ -38,3 +38,27 @@ func writeTable(w io.Writer, header []string, rows [][]string) error {
 	}
 	return tw.Flush()
 }
+
+// chunkedTable prints a table in parts, so that the width of columns need not be
+// known of all rows.
+type chunkedTable struct {
+	w      io.Writer
+	header []string // nil once it is printed
+	rows   [][]string
+}
+
+const tableRows = 256
+
+func (t *chunkedTable) add(row []string) error {
+	if t.rows = append(t.rows, row); len(t.rows) < tableRows {
+		return nil
+	}
+	return t.flush()
+}
+
+// flush prints what is left; the header, too, if there is none.
+func (t *chunkedTable) flush() error {
+	err := writeTable(t.w, t.header, t.rows)
+	t.header, t.rows = nil, t.rows[:0]
+	return err
+}
