@@ -215,7 +215,9 @@ func TestOpenCatalog_Lost(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := []litestream.CatalogEntry{
-				{Replica: "h2/a"}, {Path: "/d/a.db", Replica: "h1/a"}, {Path: "/d/b.db", Replica: "h1/b"},
+				{Replica: "h2/a"},
+				{Path: "/d/a.db", Replica: "h1/a"},
+				{Path: "/d/b.db", Replica: "h1/b"},
 				{Path: "/d/c%FF.db", Replica: "h1/c%FF"},
 			}
 			if diff := cmp.Diff(want, slices.Collect(c.Entries())); diff != "" {

@@ -135,24 +135,24 @@ func TestMultiDBCatalog_Entries(t *testing.T) {
 func TestMultiDBCatalog_Rhythm(t *testing.T) {
 	t.Parallel()
 	f := newMemFleet(t)
+	// Not what the machine takes for a round, however slow it is.
+	const interval = 10 * time.Hour
+	f.setup = func(m *litestream.MultiDBManager) { m.Tune(knob.Fleet{Catalog: interval}) }
 	names := f.rested(30)
 	f.open()
 	f.replicated()
 	writes := func() int { return f.root.Count(testutil.OpWriteObject) }
-	f.advance(time.Minute)
-	waitFor(t, "the first catalog", func() bool { return writes() == 4 }) // epoch, index, base, head
-	for i := range 3 {
+	waitFor(t, "the first catalog", func() bool { return writes() >= 4 }) // epoch, index, base, head
+	for i := range 4 {
 		f.resetCounts()
 		makeRestedRows(t, f.path(names[i%3]), 1)
 		f.replicated()
 		f.scans(3)
 		if n := writes(); n != 0 {
-			t.Fatalf("%d writes within a minute of the last one", n)
+			t.Fatalf("%d writes soon after the last one", n)
 		}
-		f.advance(time.Minute)
-		waitFor(t, "a write", func() bool { return writes() == 2 })
-		f.awaitCatalogIdle()
-		f.advance(time.Second)
+		f.advance(interval)
+		waitFor(t, "a write", func() bool { _, running := f.m.CatalogState(); return writes() == 2 && !running })
 		f.scans(3)
 		if n := writes(); n != 2 {
 			t.Fatalf("%d writes for one change", n)

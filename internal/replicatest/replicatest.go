@@ -87,6 +87,7 @@ func Run(t *testing.T, newClient NewFunc, opts Options) {
 		{"ObjectDelete", testObjectDelete},
 		{"ObjectRace", testObjectRace},
 		{"ObjectsEmpty", testObjectsEmpty},
+		{"Replicas", testReplicas},
 		{"V03", testV03},
 	} {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, newClient, opts) })
