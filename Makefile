@@ -110,7 +110,7 @@ upstream: ## install upstream's litestream v0.5.18 and v0.3.14 into the cache
 	@scripts/install.sh upstream-v03
 
 .PHONY: servers
-servers: ## install the servers of the tests: into the cache, and by apt Ceph RGW, OpenSSH, lighttpd and nginx
+servers: ## install the servers of the tests: into the cache, and by apt Ceph RGW, OpenSSH, lighttpd, nginx, Apache and rclone
 	@scripts/install.sh versitygw
 	@scripts/install.sh fake-gcs-server
 	@scripts/install.sh nats-server

@@ -91,16 +91,16 @@ install_sshd() {
   install_apt openssh-server openssh-client
 }
 
-# install_webdav installs two WebDAV servers. Tests run them with configurations
+# install_webdav installs four WebDAV servers. Tests run them with configurations
 # of their own; what the packages start of themselves is left alone.
 install_webdav() {
-  if PATH=$PATH:/usr/sbin type lighttpd nginx >/dev/null 2>&1 &&
+  if PATH=$PATH:/usr/sbin type lighttpd nginx apache2 rclone >/dev/null 2>&1 &&
     [ -e /usr/lib/nginx/modules/ngx_http_dav_ext_module.so ] && [ -e /usr/lib/lighttpd/mod_webdav.so ]; then
     return
   fi
-  WHAT="lighttpd and nginx with WebDAV"
-  HINT="Install lighttpd, lighttpd-mod-webdav, nginx-light and libnginx-mod-http-dav-ext."
-  install_apt lighttpd lighttpd-mod-webdav nginx-light libnginx-mod-http-dav-ext
+  WHAT="lighttpd, nginx, Apache and rclone with WebDAV"
+  HINT="Install lighttpd, lighttpd-mod-webdav, nginx-light, libnginx-mod-http-dav-ext, apache2-bin and rclone."
+  install_apt lighttpd lighttpd-mod-webdav nginx-light libnginx-mod-http-dav-ext apache2-bin rclone
 }
 
 # install_cross installs what builds and runs programs of linux/arm64.

@@ -118,7 +118,7 @@ func (c *ReplicaClient) DeleteLTXFiles(ctx context.Context, a []*ltx.FileInfo) e
 }
 
 func (c *ReplicaClient) deleteKeys(ctx context.Context, keys []string) error {
-	return parallel(ctx, len(keys), func(i int) error {
+	err := parallel(ctx, len(keys), func(i int) error {
 		began := time.Now()
 		err := c.ask(ctx, request{method: http.MethodDelete, target: c.target(keys[i])})
 		if code := statusOf(err); code == http.StatusNotFound || code == http.StatusGone {
@@ -130,6 +130,10 @@ func (c *ReplicaClient) deleteKeys(ctx context.Context, keys []string) error {
 		}
 		return nil
 	})
+	if err != nil {
+		return c.wrap("delete", ltxDir, err)
+	}
+	return nil
 }
 
 // DeleteAll deletes every LTX file and every temporary file of a write.

@@ -81,7 +81,7 @@ func (c *ReplicaClient) fail(op, key string, err error) error {
 	case code == http.StatusPreconditionFailed:
 		re.Err = fmt.Errorf("%w: %w", fs.ErrExist, err)
 	case code == http.StatusUnauthorized:
-		re.Permanent, re.Hint = true, "check webdav-username and webdav-password; the server must take Basic authentication"
+		re.Permanent, re.Hint = true, "check webdav-username and webdav-password; the server must take Basic or Digest authentication"
 	case code == http.StatusForbidden:
 		re.Permanent, re.Hint = true, "allow this user to list, read, write, move and delete in the replica's folder"
 	case code == http.StatusMethodNotAllowed, code == http.StatusNotImplemented:

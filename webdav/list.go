@@ -47,7 +47,7 @@ func (c *ReplicaClient) LTXTree(ctx context.Context) ([]*ltx.FileInfo, error) {
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, c.wrap("list", ltxDir, err)
 	}
 	return slices.Concat(levels...), nil
 }
@@ -110,7 +110,7 @@ func (c *ReplicaClient) readTimestamps(ctx context.Context, infos []*ltx.FileInf
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, c.wrap("list", ltxDir, err)
 	}
 	kept := infos[:0]
 	for i, info := range infos {

@@ -41,46 +41,44 @@ func configOf(srv *servers.WebDAVServer, folder string) webdav.Config {
 }
 
 // contract runs the tests that every client passes on a server.
-func contract(t *testing.T, srv *servers.WebDAVServer, weak bool) {
+func contract(t *testing.T, srv *servers.WebDAVServer, opts replicatest.Options) {
 	t.Helper()
 	base := newClient(t, configOf(srv, ""))
 	n := 0
+	opts.Quick = true
+	opts.Base = func(testing.TB) string {
+		n++
+		return fmt.Sprintf("/base-%d", n)
+	}
+	opts.Foreign = replicatest.Foreign{
+		Put: func(tb testing.TB, c litestream.ReplicaClient, level int, name string) {
+			tb.Helper()
+			dir := levelDir(srv, c, level)
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				tb.Fatal(err)
+			}
+			// The server may be of another user.
+			for d := dir; d != srv.Dir; d = filepath.Dir(d) {
+				if err := os.Chmod(d, 0o777); err != nil {
+					tb.Fatal(err)
+				}
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600); err != nil {
+				tb.Fatal(err)
+			}
+		},
+		Has: func(tb testing.TB, c litestream.ReplicaClient, level int, name string) bool {
+			tb.Helper()
+			_, err := os.Stat(filepath.Join(levelDir(srv, c, level), name))
+			return err == nil
+		},
+	}
 	replicatest.Run(t, func(testing.TB) litestream.ReplicaClient {
 		n++
-		c := base.WithPrefix(fmt.Sprintf("some folder/replica-%d", n))
-		if weak {
-			return newRacy(c)
-		}
-		return c
-	}, replicatest.Options{
-		Quick: true,
-		Base: func(testing.TB) string {
-			n++
-			return fmt.Sprintf("/base-%d", n)
-		},
-		Foreign: replicatest.Foreign{
-			Put: func(tb testing.TB, c litestream.ReplicaClient, level int, name string) {
-				tb.Helper()
-				dir := levelDir(srv, c, level)
-				if err := os.MkdirAll(dir, 0o755); err != nil {
-					tb.Fatal(err)
-				}
-				if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600); err != nil {
-					tb.Fatal(err)
-				}
-			},
-			Has: func(tb testing.TB, c litestream.ReplicaClient, level int, name string) bool {
-				tb.Helper()
-				_, err := os.Stat(filepath.Join(levelDir(srv, c, level), name))
-				return err == nil
-			},
-		},
-	})
+		return base.WithPrefix(fmt.Sprintf("some folder/replica-%d", n))
+	}, opts)
 }
 
 func levelDir(srv *servers.WebDAVServer, c litestream.ReplicaClient, level int) string {
-	if r, ok := c.(racy); ok {
-		c = r.ReplicaClient
-	}
 	return filepath.Join(srv.Dir, c.(*webdav.ReplicaClient).Path, "ltx", strconv.Itoa(level))
 }

@@ -37,9 +37,15 @@ type connKey struct {
 type connection struct {
 	http *http.Client
 
+	auth auth
+
 	// writes is set by the first write. A process that only reads does not
 	// clean up behind others.
 	writes atomic.Bool
+
+	// examined is set by the first exclusive write, which looks at what the
+	// server makes of several at once.
+	examined atomic.Bool
 }
 
 // Get returns a client for cfg that uses the pool's connections.

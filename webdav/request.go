@@ -45,53 +45,83 @@ func (c *ReplicaClient) send(ctx context.Context, r request) (*http.Response, er
 		if err == nil || r.once || attempt == maxAttempts || ctx.Err() != nil || !isPassing(err) {
 			return resp, err
 		}
-		wait := delay.Next()
-		if se, ok := errors.AsType[*statusError](err); ok && se.retryAfter > wait {
-			if wait = se.retryAfter; wait > maxRetryAfter {
+		d := delay.Next()
+		if se, ok := errors.AsType[*statusError](err); ok && se.retryAfter > d {
+			if d = se.retryAfter; d > maxRetryAfter {
 				return nil, err
 			}
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, errors.Join(ctx.Err(), err)
+		if waitErr := wait(ctx, d); waitErr != nil {
+			return nil, errors.Join(waitErr, err)
 		}
 	}
 }
 
+// wait returns after a while, or with an error as soon as ctx is done.
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// sendOnce sends a request, and sends it again if the server asks for other
+// credentials than it was given.
 func (c *ReplicaClient) sendOnce(ctx context.Context, r request) (*http.Response, error) {
+	cn := c.connection()
+	if err := c.learn(ctx, cn, r.target); err != nil {
+		return nil, err
+	}
+	for again := false; ; again = true {
+		req, err := c.newRequest(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		if err := cn.auth.authorize(req, c.Username, c.Password); err != nil {
+			return nil, err
+		}
+		resp, err := cn.http.Do(req)
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode >= 200 && resp.StatusCode < 300 {
+			return resp, nil
+		}
+		drain(resp)
+		if resp.StatusCode == http.StatusUnauthorized && !again && c.Username != "" && cn.auth.challenged(resp.Header) {
+			continue
+		}
+		return nil, &statusError{
+			method: r.method, status: resp.Status, code: resp.StatusCode,
+			retryAfter: parseRetryAfter(resp.Header.Get("Retry-After")),
+		}
+	}
+}
+
+// newRequest makes a request that has no credentials yet.
+func (c *ReplicaClient) newRequest(ctx context.Context, r request) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, r.method, r.target.String(), http.NoBody)
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
 	}
-	if r.body != nil {
-		req.Body = io.NopCloser(sourceReader{io.NewSectionReader(r.body, 0, r.body.Size())})
-		req.ContentLength = r.body.Size()
-		if req.ContentLength == 0 {
-			req.Body = http.NoBody
+	if r.body != nil && r.body.Size() > 0 {
+		req.GetBody = func() (io.ReadCloser, error) {
+			return io.NopCloser(sourceReader{io.NewSectionReader(r.body, 0, r.body.Size())}), nil
 		}
+		if req.Body, err = req.GetBody(); err != nil {
+			return nil, err
+		}
+		req.ContentLength = r.body.Size()
 	}
 	for name, value := range r.header {
 		req.Header.Set(name, value)
 	}
 	req.Header.Set("User-Agent", "litestream")
-	if c.Username != "" {
-		req.SetBasicAuth(c.Username, c.Password)
-	}
-	resp, err := c.connection().http.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
-		return resp, nil
-	}
-	drain(resp)
-	return nil, &statusError{
-		method: r.method, status: resp.Status, code: resp.StatusCode,
-		retryAfter: parseRetryAfter(resp.Header.Get("Retry-After")),
-	}
+	return req, nil
 }
 
 // ask is send for a request whose answer is its status.

@@ -25,28 +25,6 @@ import (
 	"github.com/benbjohnson/litestream/webdav"
 )
 
-// TestNginx_Objects writes and reads what multi-db keeps, on a server whose
-// exclusive writes are not atomic.
-func TestNginx_Objects(t *testing.T) {
-	t.Parallel()
-	c := newClient(t, configOf(servers.Nginx(t), "a/b"))
-	if empty, err := c.Empty(t.Context()); err != nil || !empty {
-		t.Fatalf("empty=%t, err=%v", empty, err)
-	}
-	for i := range 2 {
-		err := c.WriteObject(t.Context(), "!litestream/epoch", []byte("x"), true)
-		if got := errors.Is(err, fs.ErrExist); got != (i == 1) || (err != nil) != got {
-			t.Errorf("exclusive write %d: err=%v", i, err)
-		}
-	}
-	if got, err := c.ReadObject(t.Context(), "!litestream/epoch"); err != nil || string(got) != "x" {
-		t.Errorf("read %q, err=%v", got, err)
-	}
-	if empty, err := c.Empty(t.Context()); err != nil || empty {
-		t.Errorf("empty=%t, err=%v", empty, err)
-	}
-}
-
 // TestLighttpd_Cut cuts the connections after a random number of bytes, again
 // and again. Whatever was acknowledged is there, whole, and nothing else.
 func TestLighttpd_Cut(t *testing.T) {
@@ -132,23 +110,6 @@ func TestLighttpd_Hang(t *testing.T) {
 	got, err := io.ReadAll(rc)
 	if err := errors.Join(err, rc.Close()); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("read on: %d bytes of %d, err=%v", len(got), len(data), err)
-	}
-}
-
-// TestLighttpd_Refused names what is wrong, without the password.
-func TestLighttpd_Refused(t *testing.T) {
-	t.Parallel()
-	srv := servers.Lighttpd(t)
-	cfg := configOf(srv, "r")
-	cfg.Password = "secret-guess"
-	c := newClient(t, cfg)
-	_, err := c.LTXFiles(t.Context(), 0, 0, false)
-	if !litestream.IsPermanent(err) || !strings.Contains(err.Error(), "webdav-password") || strings.Contains(err.Error(), "secret-guess") {
-		t.Errorf("err=%v", err)
-	}
-	srv.Stop()
-	if _, err = newClient(t, configOf(srv, "r")).LTXFiles(t.Context(), 0, 0, false); err == nil || litestream.IsPermanent(err) {
-		t.Errorf("a server that is away: err=%v", err)
 	}
 }
 

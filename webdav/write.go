@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/backoff"
 )
 
 const (
@@ -49,8 +51,9 @@ func (c *ReplicaClient) WriteLTXFile(ctx context.Context, level int, minTXID, ma
 }
 
 // WriteLTXFileExclusive stores a file unless one of that name exists. Of
-// writers that come at the same moment more than one may succeed: few servers
-// check and move in one step.
+// writers that come at the same moment more than one may succeed where the
+// server checks and moves in two steps; a server that is seen to do so is
+// warned of once.
 func (c *ReplicaClient) WriteLTXFileExclusive(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, r io.Reader) (*ltx.FileInfo, error) {
 	return c.write(ctx, &ltx.FileInfo{Level: level, MinTXID: minTXID, MaxTXID: maxTXID}, r, true)
 }
@@ -72,6 +75,9 @@ func (c *ReplicaClient) write(ctx context.Context, info *ltx.FileInfo, r io.Read
 	info.Size, info.CreatedAt = body.Size(), time.UnixMilli(hdr.Timestamp).UTC()
 	if err := c.store(ctx, key, body, exclusive); err != nil {
 		return nil, err
+	}
+	if exclusive && c.connection().examined.CompareAndSwap(false, true) {
+		c.examine(ctx, key)
 	}
 	return info, nil
 }
@@ -192,18 +198,34 @@ func mayLackFolder(err error) bool {
 }
 
 // makeDirs makes a folder and those above it that are missing, up to the one of
-// the server's URL. dir is a path on the server.
+// the server's URL. Servers give many answers to one of several that make the
+// same folder at once, forbidden, conflict and locked among them, so that it is
+// tried again.
 func (c *ReplicaClient) makeDirs(ctx context.Context, dir string) error {
+	const attempts = 4
+	delay := backoff.Backoff{Min: minDelay, Max: maxDelay}
+	for attempt := 1; ; attempt++ {
+		err := c.makeDirsOnce(ctx, dir)
+		if err == nil || attempt == attempts || !isPassing(err) && !mayLackFolder(err) {
+			return err
+		}
+		if err := wait(ctx, delay.Next()); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *ReplicaClient) makeDirsOnce(ctx context.Context, dir string) error {
 	root := Options{URL: c.URL}.target("")
 	u := *root
-	u.Path = strings.TrimSuffix(dir, "/") + "/"
+	dir = path.Clean(dir)
+	u.Path = dir + "/"
 	mkcol := request{method: "MKCOL", target: &u, once: true}
 	err := c.ask(ctx, mkcol)
-	if mayLackFolder(err) && len(path.Clean(dir)) > len(root.Path) && path.Dir(path.Clean(dir)) != "/" {
-		if parentErr := c.makeDirs(ctx, path.Dir(path.Clean(dir))); parentErr != nil {
-			return parentErr
+	if parent := path.Dir(dir); mayLackFolder(err) && len(dir) > len(root.Path) && parent != "/" {
+		if err := c.makeDirsOnce(ctx, parent); err != nil {
+			return err
 		}
-		mkcol.once = false
 		err = c.ask(ctx, mkcol)
 	}
 	switch statusOf(err) {

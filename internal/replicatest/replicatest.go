@@ -35,6 +35,14 @@ type Options struct {
 	// client that stands below the root package.
 	PlainErrors bool
 
+	// Short lists a hundred files instead of several pages, with Quick: for
+	// protocols without pages.
+	Short bool
+
+	// NoRaces leaves out the exclusive writes of the same moment, of which a
+	// weak server lets several succeed.
+	NoRaces bool
+
 	// Base returns a path below which the client can serve prefixes of a test.
 	// Nil leaves out the test of prefixes.
 	Base func(tb testing.TB) string
@@ -246,6 +254,9 @@ func testPaging(t *testing.T, newClient NewFunc, opts Options) {
 	listN := 2300
 	if opts.Quick {
 		listN = 1010
+	}
+	if opts.Short {
+		listN = 100
 	}
 	parallel(t, listN, func(i int) error {
 		txid := ltx.TXID(i + 1)

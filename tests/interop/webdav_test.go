@@ -27,7 +27,9 @@ func (s *scene) onWebDAV(srv *servers.WebDAVServer) {
 
 func TestWebDAV(t *testing.T) {
 	t.Parallel()
-	for name, start := range map[string]func(testing.TB) *servers.WebDAVServer{"lighttpd": servers.Lighttpd, "nginx": servers.Nginx} {
+	for name, start := range map[string]func(testing.TB) *servers.WebDAVServer{
+		"lighttpd": servers.Lighttpd, "nginx": servers.Nginx, "Apache": func(tb testing.TB) *servers.WebDAVServer { tb.Helper(); return servers.Apache(tb, false) }, "rclone": servers.Rclone,
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newScene(t)

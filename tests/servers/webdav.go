@@ -1,6 +1,10 @@
 package servers
 
 import (
+	"crypto/md5"
+	"crypto/sha1"
+	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -128,4 +132,87 @@ func writeConfig(tb testing.TB, dir, name, text string) string {
 		tb.Fatal(err)
 	}
 	return path
+}
+
+// Apache starts an Apache httpd with mod_dav, which asks for credentials in the
+// clear or in a digest. The test is skipped where it is not installed.
+func Apache(tb testing.TB, digest bool) *WebDAVServer {
+	tb.Helper()
+	path := program(tb, "apache2")
+	dir := tb.TempDir()
+	s := newWebDAVServer(tb, dir)
+	s.Username, s.Password = davUser, davPassword
+	const modules = "/usr/lib/apache2/modules"
+	authType, secret := "Basic", sha1.Sum([]byte(davPassword))
+	users := davUser + ":{SHA}" + base64.StdEncoding.EncodeToString(secret[:])
+	if digest {
+		secret := md5.Sum([]byte(davUser + ":dav:" + davPassword))
+		authType, users = "Digest", davUser+":dav:"+hex.EncodeToString(secret[:])
+	}
+	users = writeConfig(tb, dir, "users", users+"\n")
+	config := writeConfig(tb, dir, "apache.conf", fmt.Sprintf(`ServerRoot %[1]q
+ServerName 127.0.0.1
+Listen %[2]s
+PidFile %[1]s/apache.pid
+ErrorLog %[1]s/error.log
+%[3]s
+LoadModule mpm_event_module %[4]s/mod_mpm_event.so
+LoadModule authn_core_module %[4]s/mod_authn_core.so
+LoadModule authn_file_module %[4]s/mod_authn_file.so
+LoadModule authz_core_module %[4]s/mod_authz_core.so
+LoadModule authz_user_module %[4]s/mod_authz_user.so
+LoadModule auth_basic_module %[4]s/mod_auth_basic.so
+LoadModule auth_digest_module %[4]s/mod_auth_digest.so
+LoadModule dav_module %[4]s/mod_dav.so
+LoadModule dav_fs_module %[4]s/mod_dav_fs.so
+DavLockDB %[1]s/locks
+DocumentRoot %[5]s
+<Directory %[5]s>
+  Dav On
+  AuthType %[7]s
+  AuthName dav
+  AuthUserFile %[6]s
+  Require valid-user
+</Directory>
+`, dir, s.Addr, apacheUser(tb, dir, s.Dir, users), modules, s.Dir, users, authType))
+	s.p = &process{tb: tb, name: "apache2", path: path, args: []string{"-D", "FOREGROUND", "-f", config}, dir: dir, addr: s.Addr, family: true}
+	s.p.start()
+	return s
+}
+
+// apacheUser names the user of the workers, which Apache wants not to be root,
+// and gives that user what it needs of the test's folders.
+func apacheUser(tb testing.TB, dir string, own ...string) string {
+	tb.Helper()
+	if os.Geteuid() != 0 {
+		return ""
+	}
+	const nobody = 65534
+	for _, name := range append(own, dir) {
+		if err := os.Chown(name, nobody, nobody); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { //nolint:gosec // the folder of one test
+		tb.Fatal(err)
+	}
+	return fmt.Sprintf("User #%d\nGroup #%[1]d", nobody)
+}
+
+// Rclone starts rclone's WebDAV server, which asks for no credentials. The test is
+// skipped where it is not installed.
+func Rclone(tb testing.TB) *WebDAVServer {
+	tb.Helper()
+	path := program(tb, "rclone")
+	dir := tb.TempDir()
+	s := newWebDAVServer(tb, dir)
+	s.p = &process{
+		tb: tb, name: "rclone", path: path, dir: dir, addr: s.Addr,
+		args: []string{
+			"serve", "webdav", s.Dir, "--addr", s.Addr, "--config", writeConfig(tb, dir, "rclone.conf", ""),
+			"--cache-dir", filepath.Join(dir, "cache"),
+		},
+	}
+	s.p.start()
+	return s
 }

@@ -1,0 +1,4 @@
+package webdav
+
+// Parallel is parallel.
+var Parallel = parallel
