@@ -55,8 +55,7 @@ func TestSecretKeys(t *testing.T) {
 	address := regexp.MustCompile(`url|endpoint`)
 	n := 0
 	for _, typ := range []reflect.Type{reflect.TypeFor[ReplicaSettings](), reflect.TypeFor[ReplicaConfig](), reflect.TypeFor[Config](), reflect.TypeFor[MultiDBConfig](), reflect.TypeFor[DBConfig]()} {
-		for i := range typ.NumField() {
-			f := typ.Field(i)
+		for f := range typ.Fields() {
 			key := f.Tag.Get("yaml")
 			if f.Type.Kind() != reflect.String || key == "" || strings.Contains(key, ",") {
 				continue
