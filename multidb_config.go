@@ -55,6 +55,16 @@ type MultiDBConfig struct {
 	MaxStagedBytes        int64
 
 	Limits MultiDBLimits
+	Drill  DrillConfig
+}
+
+// DrillConfig are the settings of the drill, which proves that replicas restore.
+type DrillConfig struct {
+	// Interval is within which every replica is proven once; 0: none is.
+	Interval time.Duration
+	// Budget is how many bytes a day it may read, of which each request counts
+	// for 16 KiB; 0: as many as that takes.
+	Budget int64
 }
 
 // MultiDBLimits bound what all databases found by pattern use at a time.
@@ -140,6 +150,12 @@ func (c *MultiDBConfig) Validate() error {
 		if d.value <= 0 {
 			fail(d.key, d.value.String(), errNotPositive)
 		}
+	}
+	if c.Drill.Interval < 0 || c.Drill.Interval > 0 && c.Drill.Interval < minDrillInterval {
+		fail("drill.interval", c.Drill.Interval.String(), fmt.Errorf("must be at least %s, or 0 for no drill", minDrillInterval))
+	}
+	if c.Drill.Budget < 0 {
+		fail("drill.budget", fmt.Sprint(c.Drill.Budget), errors.New("must not be negative"))
 	}
 	if c.DeletedRetention < 0 {
 		fail("deleted-retention", c.DeletedRetention.String(), errors.New("must not be negative"))

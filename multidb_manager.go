@@ -93,6 +93,7 @@ type MultiDBManager struct {
 	underway       map[uint32]*upkeepRun // maintenance that runs
 	upkeepFailures map[uint32]uint8      // in a row
 	validation     fleetValidation
+	drill          fleetDrill
 	sameBoot       bool // as when the registry was written
 	bound          bool // the replica is known to be the one of the registry
 	empty          bool // and held nothing at the start
@@ -277,6 +278,7 @@ func (m *MultiDBManager) tick(ctx context.Context) {
 	m.dispatch()
 	m.maintainDue()
 	m.validateDue()
+	m.drillDue()
 	m.catalogDue()
 	if err := m.store.resources.Connections.Sweep(m.now()); err != nil {
 		m.logger.Warn("close idle connections", "error", err)

@@ -40,7 +40,9 @@ type AggregatedMetrics struct {
 	verifyErrors                             prometheus.Counter
 	catalogN, catalogRequestN                *boundedCounter
 	catalogBytes                             prometheus.Counter
-	catalogEnd                               prometheus.Gauge
+	catalogEnd, drillFailed                  prometheus.Gauge
+	drillN                                   *boundedCounter
+	drillRequests, drillBytes                prometheus.Counter
 }
 
 // scanStats is what one scan of all files saw.
@@ -99,6 +101,9 @@ func (m *AggregatedMetrics) makeCounters(reg prometheus.Registerer) {
 	m.catalogN = bounded("catalog_writes_total", "Writes of the catalog of all databases by result (ok, error).", "result")
 	m.catalogRequestN = bounded("catalog_requests_total", "Requests to the storage for the catalog by operation (GET, PUT, DELETE), which no other metric counts.", "operation")
 	m.catalogBytes = counter("catalog_written_bytes_total", "Bytes of the catalog that were written.")
+	m.drillN = bounded("drill_checks_total", "Replicas that the drill looked at by what it found (ok, missing-delayed, missing-lost, corrupt, diverged, error).", "result")
+	m.drillRequests = counter("drill_requests_total", "Requests to the storage that the drill made, which no other metric counts.")
+	m.drillBytes = counter("drill_read_bytes_total", "Bytes that the drill read from the storage.")
 	m.scanNew = counter("scan_new_databases_total", "Databases that a scan saw for the first time.")
 	m.scanChanged = counter("scan_changed_databases_total", "Databases that a scan found changed.")
 	m.scanDeleted = counter("scan_deleted_databases_total", "Databases that a scan found deleted.")
@@ -111,6 +116,7 @@ func (m *AggregatedMetrics) makeScanMetrics(reg prometheus.Registerer) {
 		return g
 	}
 	m.invalid = gauge("invalid_databases", "Databases whose last validation found something wrong, or failed.")
+	m.drillFailed = gauge("drill_failed_databases", "Databases whose replica the last drill found damaged.")
 	m.catalogEnd = gauge("catalog_timestamp_seconds", "When the catalog was last brought up to date.")
 	m.scanFiles = gauge("scan_files", "Files that matched a pattern in the last scan.")
 	m.scanSkipped = gauge("scan_skipped_files", "Devices, pipes, sockets and links that the last scan did not follow.")
@@ -221,6 +227,16 @@ func (m *AggregatedMetrics) validated(result string, invalid int) {
 	if m != nil {
 		m.validationN.inc(result)
 		m.invalid.Set(float64(invalid))
+	}
+}
+
+// drilled counts a look of the drill; so many replicas are damaged now.
+func (m *AggregatedMetrics) drilled(result string, requests, bytes int64, failed int) {
+	if m != nil {
+		m.drillN.inc(result)
+		m.drillRequests.Add(float64(requests))
+		m.drillBytes.Add(float64(bytes))
+		m.drillFailed.Set(float64(failed))
 	}
 }
 

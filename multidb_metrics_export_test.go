@@ -29,6 +29,7 @@ func EveryEvent(m *AggregatedMetrics) {
 	m.validated("invalid", 7)
 	m.verified(errPatternEmpty)
 	m.verified(nil)
+	m.drilled("ok", 3, 500, 2)
 	m.catalogWritten(catalogCounts{gets: 1, puts: 2, deletes: 3, bytes: 400}, time.UnixMilli(1_700_000_001_500), nil)
 	m.catalogWritten(catalogCounts{puts: 1}, time.Time{}, errPatternEmpty)
 }

@@ -34,6 +34,12 @@ type FleetStats struct {
 	TableBytes               int64 // memory of the records of all databases
 	MaintenanceQueue         int   // databases with maintenance to do now
 
+	// Drilled says that there is a drill. OldestProven is how long ago the last
+	// proof is of the database that waits the longest, Unproven how many have none.
+	Drilled      bool
+	OldestProven time.Duration
+	Unproven     int
+
 	Groups []FleetGroup // each project and database once
 }
 
@@ -163,6 +169,14 @@ var fleetSeries = []struct {
 	{
 		"maintenance_queue_length", "Databases with maintenance to do now.", prometheus.GaugeValue,
 		func(s *FleetStats) float64 { return float64(s.MaintenanceQueue) },
+	},
+	{
+		"drill_oldest_proven_seconds", "How long ago the last proof is of the database that waits the longest for another.", prometheus.GaugeValue,
+		func(s *FleetStats) float64 { return max(0, s.OldestProven.Seconds()) },
+	},
+	{
+		"drill_unproven_databases", "Databases that were replicated and never proven restorable by a drill.", prometheus.GaugeValue,
+		func(s *FleetStats) float64 { return float64(s.Unproven) },
 	},
 }
 

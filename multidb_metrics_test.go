@@ -43,6 +43,7 @@ func syntheticFleet(projects, databases int) litestream.FleetStats {
 			Timeouts: 1, Evictions: 4, Held: 2, Pinned: 1, Leftovers: 6,
 		},
 		StagedBytes: 1 << 20, StagedLimit: 1 << 30, TableBytes: 12_000_000, MaintenanceQueue: 17,
+		OldestProven: 90 * time.Second, Unproven: 4,
 	}
 	for _, name := range []string{"monitor", "snapshot", "replica"} {
 		st.Pools[name] = litestream.FleetPool{Limit: 100, Workers: 20, Busy: 10, Queued: 5}
@@ -103,6 +104,10 @@ func TestAggregatedMetrics_Values(t *testing.T) {
 		`catalog_writes_total{result="ok"}`:                  1,
 		"catalog_written_bytes_total":                        400,
 		"demotions_total":                                    1,
+		`drill_checks_total{result="ok"}`:                    1,
+		"drill_failed_databases":                             2,
+		"drill_read_bytes_total":                             500,
+		"drill_requests_total":                               3,
 		`failures_total{reason="locked"}`:                    1,
 		"last_scan_timestamp_seconds":                        1_700_000_000.5,
 		"invalid_databases":                                  7, "compaction_verify_errors_total": 1, `validation_checks_total{result="invalid"}`: 1,
@@ -140,6 +145,8 @@ func TestAggregatedMetrics_Values(t *testing.T) {
 		"connection_evictions_total": 4, "connection_holds_total": 2, "pins_total": 1, "connection_leftover_files_total": 6,
 		"staged_bytes": 1 << 20, "staged_bytes_limit": 1 << 30, "table_bytes": 12_000_000,
 		"maintenance_queue_length":                        17,
+		"drill_oldest_proven_seconds":                     90,
+		"drill_unproven_databases":                        4,
 		`pool_workers_limit{pool="replica"}`:              200,
 		`pool_workers{pool="replica"}`:                    20,
 		`pool_busy_workers{pool="replica"}`:               10,

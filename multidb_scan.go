@@ -190,6 +190,7 @@ func (m *MultiDBManager) forgetLocked(i uint32) {
 	delete(m.underway, i)
 	delete(m.upkeepFailures, i)
 	m.validation.forget(i)
+	m.drill.forget(i)
 	m.catalog.forget(i)
 	delete(m.reasons, i)
 	m.table.Remove(i)
@@ -307,7 +308,7 @@ func (m *MultiDBManager) recordLocked(i uint32) registry.Record {
 	rec := registry.Record{
 		ID: i + 1, Path: m.table.Path(i), Settled: s.has(tenantSettled), TXID: s.txid,
 		SyncedAt: s.SyncedAt(), State: uint8(s.state), ChangedAt: s.ChangedAt(),
-		Due: m.upkeep.at(i),
+		Due: m.upkeep.at(i), ProvenAt: m.catalog.at(i).proven.Time(), Drill: m.drill.found[i],
 	}
 	if s.has(tenantRecheck) {
 		rec.State |= recordUnsure

@@ -173,6 +173,7 @@ func (m *MultiDBManager) loadLocked(rec *registry.Record, info registry.Info, no
 	if rec.TXID > 0 {
 		files := m.decodeFiles(rec.Path, rec.Files)
 		m.catalog.found(i, &files)
+		m.loadDrillLocked(i, rec)
 	}
 	switch RecordedState(rec.State) {
 	case TenantClean:

@@ -19,6 +19,7 @@ func (m *MultiDBManager) stats() FleetStats {
 	groups := make(map[uint32]*FleetGroup)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	st.Drilled = m.cfg().Drill.Interval > 0
 	for i, s := range m.table.All() {
 		if err := m.reasonLocked(i, s); err != nil {
 			st.Failed[failureClass(err)]++
@@ -40,6 +41,13 @@ func (m *MultiDBManager) stats() FleetStats {
 		case TenantUnknown, TenantClean, TenantFailed:
 			st.Cold++
 		case TenantGone:
+		}
+		if st.Drilled && s.txid > 0 {
+			if proven := m.catalog.at(i).proven; proven == 0 {
+				st.Unproven++
+			} else {
+				st.OldestProven = max(st.OldestProven, now.Sub(proven.Time()))
+			}
 		}
 		if s.changedAt != 0 && s.state != TenantGone {
 			st.OldestUnreplicated = max(st.OldestUnreplicated, now.Sub(s.ChangedAt()))

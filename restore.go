@@ -69,6 +69,10 @@ type RestoreOptions struct {
 	// Logger receives what a restore decides; nil discards it.
 	Logger *slog.Logger
 
+	// volatile: the database is read and removed again, so that nothing of it
+	// need be on the disk.
+	volatile bool
+
 	knobs restoreKnobs
 }
 
@@ -255,8 +259,10 @@ func restoreOnce(ctx context.Context, client ReplicaClient, opt RestoreOptions) 
 			}
 		}()
 	}
-	if err := out.sync(); err != nil {
-		return res, err
+	if out.volatile = opt.volatile; !out.volatile {
+		if err := out.sync(); err != nil {
+			return res, err
+		}
 	}
 	rs.progress.phase.Store(RestoreChecking)
 	if err := checkIntegrity(ctx, out.temp(), rs.integrityMode()); err != nil {

@@ -67,6 +67,8 @@ type restoreOutput struct {
 	path  string
 	force bool
 	f     *os.File // nil after commit and abort
+
+	volatile bool // nothing is synced
 }
 
 // createRestoreOutput creates the temporary file and the folders above it. A
@@ -160,7 +162,11 @@ func (o *restoreOutput) commit() error {
 	}
 	f := o.f
 	o.f = nil
-	if err := errors.Join(f.Close(), syncFolder(dir)); err != nil {
+	err := f.Close()
+	if !o.volatile {
+		err = errors.Join(err, syncFolder(dir))
+	}
+	if err != nil {
 		return outputError("close", err)
 	}
 	return nil

@@ -385,7 +385,7 @@ func (v *verification) restore(ctx context.Context) (err error) {
 	path := v.opt.ScratchPath
 	opt := NewRestoreOptions()
 	opt.OutputPath, opt.IntegrityCheck = path, IntegrityCheckFull
-	opt.Parallelism, opt.Logger = max(v.opt.Parallelism, 1), v.opt.Logger
+	opt.Parallelism, opt.Logger, opt.volatile = max(v.opt.Parallelism, 1), v.opt.Logger, true
 	res, err := Restore(ctx, v.client, opt)
 	le, damaged := errors.AsType[*LTXError](err)
 	switch {

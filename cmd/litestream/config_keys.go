@@ -19,6 +19,7 @@ const (
 
 	scopeMultiDB        scope = "multi-db"
 	scopeWriteDetection scope = "multi-db.write-detection"
+	scopeDrill          scope = "multi-db.drill"
 	scopeLimits         scope = "multi-db.limits"
 )
 
@@ -79,6 +80,7 @@ var configKeys = append([]configKey{
 	{name: "scan-interval", scope: scopeMultiDB},
 	{name: "write-detection", scope: scopeMultiDB, child: scopeWriteDetection},
 	{name: "limits", scope: scopeMultiDB, child: scopeLimits},
+	{name: "drill", scope: scopeMultiDB, child: scopeDrill},
 	{name: "connection-idle-timeout", scope: scopeMultiDB},
 	{name: "deleted-retention", scope: scopeMultiDB},
 	{name: "checksums", scope: scopeMultiDB},
@@ -90,6 +92,9 @@ var configKeys = append([]configKey{
 
 	{name: "mode", scope: scopeWriteDetection},
 	{name: "hot-duration", scope: scopeWriteDetection},
+
+	{name: "interval", scope: scopeDrill},
+	{name: "budget", scope: scopeDrill},
 
 	{name: "connections", scope: scopeLimits},
 	{name: "monitor-workers", scope: scopeLimits},

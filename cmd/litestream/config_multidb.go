@@ -29,6 +29,7 @@ type MultiDBConfig struct {
 	ScanInterval    *time.Duration       `yaml:"scan-interval"`
 	WriteDetection  WriteDetectionConfig `yaml:"write-detection"`
 	Limits          LimitsConfig         `yaml:"limits"`
+	Drill           DrillConfig          `yaml:"drill"`
 
 	ConnectionIdleTimeout *time.Duration `yaml:"connection-idle-timeout"`
 	DeletedRetention      *time.Duration `yaml:"deleted-retention"`
@@ -50,6 +51,13 @@ type WriteDetectionConfig struct {
 	position
 	Mode        string         `yaml:"mode"`
 	HotDuration *time.Duration `yaml:"hot-duration"`
+}
+
+// DrillConfig says how often and at what cost replicas are proven to restore.
+type DrillConfig struct {
+	position
+	Interval *time.Duration `yaml:"interval"`
+	Budget   *ByteSize      `yaml:"budget"`
 }
 
 // LimitsConfig bounds what all databases found by pattern use at a time.
@@ -208,6 +216,8 @@ func (c *MultiDBConfig) settings(template string) litestream.MultiDBConfig {
 	s.Checksums = orDefault(c.Checksums, s.Checksums)
 	s.Checkpoint = cmp.Or(c.Checkpoint, s.Checkpoint)
 	s.MaxStagedBytes = int64(orDefault(c.MaxStagedBytes, ByteSize(s.MaxStagedBytes)))
+	s.Drill.Interval = orDefault(c.Drill.Interval, s.Drill.Interval)
+	s.Drill.Budget = int64(orDefault(c.Drill.Budget, ByteSize(s.Drill.Budget)))
 	s.Limits.Connections = orDefault(c.Limits.Connections, s.Limits.Connections)
 	s.Limits.MonitorWorkers = orDefault(c.Limits.MonitorWorkers, s.Limits.MonitorWorkers)
 	s.Limits.SnapshotWorkers = orDefault(c.Limits.SnapshotWorkers, s.Limits.SnapshotWorkers)
@@ -250,6 +260,8 @@ func (c *MultiDBConfig) settingLine(key string) int {
 	switch {
 	case nested && name == "limits":
 		return c.Limits.keyLine(rest)
+	case nested && name == "drill":
+		return c.Drill.keyLine(rest)
 	case nested && name == "write-detection":
 		return c.WriteDetection.keyLine(rest)
 	case nested:

@@ -448,7 +448,7 @@ func TestConfigKeys(t *testing.T) {
 		scopeRoot: reflect.TypeFor[Config](), scopeDB: reflect.TypeFor[DBConfig](), scopeReplica: reflect.TypeFor[ReplicaConfig](),
 		scopeSnapshot: reflect.TypeFor[SnapshotConfig](), scopeLevel: reflect.TypeFor[LevelConfig](), scopeLogging: reflect.TypeFor[LoggingConfig](),
 		scopeSocket: reflect.TypeFor[SocketConfig](), scopeRetention: reflect.TypeFor[RetentionConfig](), scopeValidation: reflect.TypeFor[ValidationConfig](), scopeAge: reflect.TypeFor[AgeConfig](),
-		scopeMultiDB: reflect.TypeFor[MultiDBConfig](), scopeWriteDetection: reflect.TypeFor[WriteDetectionConfig](), scopeLimits: reflect.TypeFor[LimitsConfig](),
+		scopeMultiDB: reflect.TypeFor[MultiDBConfig](), scopeWriteDetection: reflect.TypeFor[WriteDetectionConfig](), scopeLimits: reflect.TypeFor[LimitsConfig](), scopeDrill: reflect.TypeFor[DrillConfig](),
 	}
 	seen := make(map[string]bool)
 	for _, k := range configKeys {

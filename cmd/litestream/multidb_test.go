@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -44,6 +45,7 @@ multi-db:
   checksums: true
   checkpoint: passive
   max-staged-bytes: 2GiB
+  drill: {interval: 168h, budget: 20GB}
   hostname: h
   snapshot: {interval: 12h, retention: 48h}
   levels: [{interval: 1m}]
@@ -60,6 +62,7 @@ func TestMultiDB_Config(t *testing.T) {
 	want := litestream.NewMultiDBConfig()
 	want.Patterns, want.Exclude, want.ReplicaPath, want.Hostname = got.Patterns, got.Exclude, "x", "h"
 	want.Checkpoint, want.MaxStagedBytes, want.DeletedRetention = litestream.MultiDBCheckpointPassive, 2<<30, 720*3600*1e9
+	want.Drill = litestream.DrillConfig{Interval: 168 * time.Hour, Budget: 20e9}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the issue's values are not the defaults (-want +got):\n%s", diff)
 	}
@@ -113,6 +116,7 @@ func TestMultiDB_ConfigErrors(t *testing.T) {
 		{"Repeated", minimal + "  hostname: a\n  hostname: b", "multi-db.hostname (line 5): repeats line 4"},
 		{"Duration", minimal + "  scan-interval: 15", "multi-db.scan-interval (line 4): must be a duration such as 500ms, 30s or 24h (got 15)"},
 		{"Negative", minimal + "  scan-interval: -1s", "multi-db.scan-interval (line 4): must be greater than 0 (got -1s)"},
+		{"DrillInterval", minimal + "  drill: {interval: 5s}", "multi-db.drill.interval (line 4): must be at least 1m0s, or 0 for no drill (got 5s)"},
 		{"Limit", minimal + "  limits:\n    s3-connections: 0", "multi-db.limits.s3-connections (line 5): must be greater than 0 (got 0)"},
 		{"Mode", minimal + "  write-detection: {mode: inotify}", "multi-db.write-detection.mode (line 4): must be mtime (got inotify)"},
 		{"Snapshot", minimal + "  snapshot: {interval: 0s}", "multi-db.snapshot.interval (line 4): must be greater than 0 (got 0s)"},

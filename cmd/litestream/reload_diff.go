@@ -202,6 +202,8 @@ func (c *MultiDBConfig) resolved() *MultiDBConfig {
 	fill(&r.Limits.SnapshotWorkers, s.Limits.SnapshotWorkers)
 	fill(&r.Limits.ReplicaWorkers, s.Limits.ReplicaWorkers)
 	fill(&r.Limits.S3Connections, s.Limits.S3Connections)
+	fill(&r.Drill.Interval, s.Drill.Interval)
+	fill(&r.Drill.Budget, ByteSize(s.Drill.Budget))
 	template := *c.ReplicaTemplate
 	fill(&template.SyncInterval, litestream.DefaultSyncInterval)
 	r.ReplicaTemplate = &template

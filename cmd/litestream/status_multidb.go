@@ -47,6 +47,8 @@ type tenantStatus struct {
 	ChangedAt      time.Time `json:"unreplicated_since,omitzero"`
 	DeletedAt      time.Time `json:"deleted_at,omitzero"`
 	MaintenanceDue time.Time `json:"maintenance_due,omitzero"`
+	ProvenAt       time.Time `json:"proven_restorable_at,omitzero"` // by the drill
+	Drill          string    `json:"drill,omitempty"`               // what the last one found wrong
 
 	// FilesChanged says that the files are not those of the record of a clean
 	// database. Records of hot ones are written when they go cold.
@@ -122,6 +124,7 @@ func (s *tenantStatus) read(ctx context.Context, r *registry.Reader) error {
 	}
 	s.Reason, s.ReplicatedAt, s.ChangedAt = rec.Reason, rec.SyncedAt, rec.ChangedAt
 	s.DeletedAt, s.MaintenanceDue = rec.GoneAt, rec.Due
+	s.ProvenAt, s.Drill = rec.ProvenAt, rec.Drill
 	if ok && litestream.RecordedState(rec.State) == litestream.TenantClean {
 		now, err := sqlitefile.Take(s.Database)
 		s.FilesChanged = err != nil || now != rec.Fingerprint
@@ -163,6 +166,12 @@ func (s *tenantStatus) print(w io.Writer, now time.Time) error {
 	}
 	if !s.MaintenanceDue.IsZero() {
 		add("maintenance", "due "+when(s.MaintenanceDue, now))
+	}
+	if !s.ProvenAt.IsZero() || s.Drill != "" {
+		add("proven restorable", when(s.ProvenAt, now))
+	}
+	if s.Drill != "" {
+		add("last drill", reasonText(s.Drill))
 	}
 	add("size", sizeText(s.Size))
 	add("wal size", sizeText(s.WALSize))

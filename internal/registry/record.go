@@ -15,12 +15,14 @@ import (
 const (
 	MaxReasonBytes = 1 << 10
 	MaxFilesBytes  = 1 << 10
+	MaxDrillBytes  = 1 << 10
 )
 
 // Layout of a row's data (docs/formats/registry.md), big-endian.
 const (
 	flagSettled = 1 << iota
 	flagWAL     // the fingerprint has a log
+	flagDrill   // a drill has looked at the replica
 
 	printBytes = 5 * 8
 	fixedBytes = 2 + 6*8 + printBytes // flags, state, six numbers, main file
@@ -44,6 +46,10 @@ func encode(rec *Record) []byte {
 	if hasWAL {
 		flags |= flagWAL
 	}
+	drill := rec.Drill[:min(len(rec.Drill), MaxDrillBytes)]
+	if !rec.ProvenAt.IsZero() || drill != "" {
+		flags |= flagDrill
+	}
 	b = append(b, flags, rec.State)
 	b = binary.BigEndian.AppendUint64(b, rec.Place)
 	b = binary.BigEndian.AppendUint64(b, uint64(rec.TXID))
@@ -58,6 +64,11 @@ func encode(rec *Record) []byte {
 	b = append(b, reason...)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(files)))
 	b = append(b, files...)
+	if flags&flagDrill != 0 {
+		b = binary.BigEndian.AppendUint64(b, uint64(nanos(rec.ProvenAt)))
+		b = binary.BigEndian.AppendUint16(b, uint16(len(drill)))
+		b = append(b, drill...)
+	}
 	return binary.BigEndian.AppendUint32(b, rowSum(rec.ID, b[:len(rec.Path)], b[len(rec.Path):]))
 }
 
@@ -88,7 +99,15 @@ func decode(rec *Record, id int64, path, data []byte) bool {
 		return false
 	}
 	rec.Reason = string(reason)
-	rec.Files, ok = nextBytes(&d)
+	if rec.Files, ok = nextBytes(&d); ok && flags&flagDrill != 0 {
+		if len(d) < 8 {
+			return false
+		}
+		rec.ProvenAt = timeOf(int64(next(&d)))
+		var drill []byte
+		drill, ok = nextBytes(&d)
+		rec.Drill = string(drill)
+	}
 	return ok && len(d) == 0
 }
 

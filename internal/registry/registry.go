@@ -84,6 +84,11 @@ type Record struct {
 	ChangedAt time.Time
 	// GoneAt is when the file was found deleted; zero: it lies there.
 	GoneAt time.Time
+
+	// ProvenAt is when a drill last proved that the replica restores; zero:
+	// never. Drill is what the last one found wrong, empty if nothing.
+	ProvenAt time.Time
+	Drill    string
 }
 
 // Options of a registry. The zero value is valid.

@@ -1,0 +1,121 @@
+package litestream_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	litestream "github.com/benbjohnson/litestream"
+)
+
+// Every database of a thousand is proven within the interval, at the budget. A
+// fault that was planted is found within it: the log, a metric and the state
+// tell. The proofs outlive the process.
+func TestMultiDBManager_Drill(t *testing.T) {
+	t.Parallel()
+	n := 1000
+	if testing.Short() || raceEnabled {
+		n = 200
+	}
+	f := newMemFleet(t)
+	f.cfg.ScanInterval = time.Hour
+	f.rested(n)
+	f.open()
+	value := func(name string, labels ...string) float64 {
+		return fleetValue(t, f.reg, "litestream_multidb_"+name, labels...)
+	}
+	waitFor(t, "the first backups", func() bool { return f.m.Counts()["clean"] == n })
+	f.resetCounts()
+	f.advance(48 * time.Hour)
+	f.close()
+	if got := f.requests(); got != 0 {
+		t.Errorf("%d requests without a drill, want 0", got)
+	}
+
+	const interval = 24 * time.Hour
+	f.cfg.Drill = litestream.DrillConfig{Interval: interval, Budget: 1 << 30}
+	f.open()
+	start := f.ahead.Load()
+	pass := func(what string, done func() bool) (took time.Duration) {
+		t.Helper()
+		waitFor(t, what, func() bool {
+			if done() {
+				return true
+			}
+			if f.m.DrillIdle() { // else the clock would run ahead of the drills
+				f.advance(interval / time.Duration(n/2))
+				f.m.DrillNow()
+			}
+			return false
+		})
+		return time.Duration(f.ahead.Load() - start)
+	}
+	took := pass("all to be proven", func() bool {
+		return value("drill_unproven_databases") == 0 && value("drill_checks_total", "ok") >= float64(n)
+	})
+	if took > interval {
+		t.Errorf("all were proven after %s, want %s at most", took, interval)
+	}
+	if got, ok := value("drill_requests_total"), value("drill_checks_total", "ok"); got == 0 || got > 12*ok || value("drill_read_bytes_total") == 0 {
+		t.Errorf("%v requests for %v databases", got, ok)
+	}
+
+	// Planted: a damaged file, and a replica that is gone.
+	c := f.client("t005")
+	data, _ := c.Data(0, 1, 1)
+	bad := []byte(strings.Clone(string(data)))
+	bad[len(bad)/2] ^= 1
+	c.Put(0, 1, 1, bad, time.Now())
+	if !f.client("t006").Delete(0, 1, 1) {
+		t.Fatal("t006 has no file")
+	}
+	start = f.ahead.Load()
+	took = pass("the alarm", func() bool { return value("drill_failed_databases") == 2 })
+	if took > interval {
+		t.Errorf("the alarm came after %s, want %s at most", took, interval)
+	}
+	f.log.mu.Lock()
+	log := f.log.b.String()
+	f.log.mu.Unlock()
+	for name, state := range map[string]string{"t005.db": "corrupt", "t006.db": "missing-lost"} {
+		if want := fmt.Sprintf(`msg="drill: the replica is damaged" db=%s state=%s`, f.path(name), state); strings.Count(log, want) != 1 {
+			t.Errorf("%d lines with %q, want 1", strings.Count(log, want), want)
+		}
+	}
+	f.close()
+
+	// The next process knows, and sees that it is over.
+	c.Put(0, 1, 1, data, time.Now())
+	f.open()
+	defer f.close()
+	if proven := value("drill_unproven_databases"); proven != 0 {
+		t.Errorf("%v databases are unproven after a restart, want 0", proven)
+	}
+	start = f.ahead.Load()
+	pass("the end of one alarm", func() bool { return value("drill_failed_databases") == 1 })
+}
+
+// A budget that is spent stops the drill until there is some again.
+func TestMultiDBManager_DrillBudget(t *testing.T) {
+	t.Parallel()
+	f := newMemFleet(t)
+	f.cfg.ScanInterval = time.Hour
+	f.rested(20)
+	f.cfg.Drill = litestream.DrillConfig{Interval: time.Hour, Budget: 24 * 1 << 20} // 1 MiB an hour
+	f.open()
+	defer f.close()
+	waitFor(t, "the first backups", func() bool { return f.m.Counts()["clean"] == 20 })
+	spent := func() float64 {
+		return 16<<10*fleetValue(t, f.reg, "litestream_multidb_drill_requests_total") + fleetValue(t, f.reg, "litestream_multidb_drill_read_bytes_total")
+	}
+	for range 30 {
+		f.advance(time.Minute)
+		f.m.DrillNow()
+		waitFor(t, "the drills to end", f.m.DrillIdle)
+	}
+	// Half an hour's share, and the last ones that were begun.
+	if got := spent(); got == 0 || got > 1<<20/2+4*(400<<10) {
+		t.Errorf("%v bytes spent in half an hour: %s", got, f.m.DrillFacts())
+	}
+}
