@@ -21,8 +21,8 @@ func TestTimeline(t *testing.T) {
 		return &ltx.FileInfo{Level: level, MinTXID: lo, MaxTXID: hi, CreatedAt: base.Add(time.Duration(at) * time.Second), Size: 1000}
 	}
 	for _, tt := range []struct {
-		name         string
-		files        []*ltx.FileInfo
+		name                string
+		files               []*ltx.FileInfo
 		points, unreachable string
 	}{
 		{"FirstOnly", []*ltx.FileInfo{file(0, 1, 1, 5)}, "1@5", ""},
