@@ -116,8 +116,16 @@ func (b *bench) walPerCommit(ctx context.Context, commits, rows int) (_ float64,
 // that were written a moment ago are another case than databases at rest.
 const settle = 3 * time.Second
 
-// makeDatabases makes n small databases that nobody has open, by copying one.
+// makeDatabases makes n small databases at rest.
 func makeDatabases(ctx context.Context, dir string, n int) (paths []string, err error) {
+	if paths, err = copyDatabases(ctx, dir, n); err != nil {
+		return nil, err
+	}
+	return paths, pause(ctx, settle)
+}
+
+// copyDatabases makes n small databases that nobody has open, by copying one.
+func copyDatabases(ctx context.Context, dir string, n int) (paths []string, err error) {
 	if err := os.MkdirAll(filepath.Join(dir, "data"), 0o755); err != nil {
 		return nil, err
 	}
@@ -141,5 +149,5 @@ func makeDatabases(ctx context.Context, dir string, n int) (paths []string, err 
 		}
 		paths = append(paths, path)
 	}
-	return paths, pause(ctx, settle)
+	return paths, nil
 }

@@ -198,7 +198,7 @@ func (b *backendBench) startTool(bt backendTurn, conf string, args ...string) (*
 
 // smallFiles measures how many files of a commit arrive in a second.
 func (b *backendBench) smallFiles(ctx context.Context, t *table, bt backendTurn) (err error) {
-	paths, err := makeDatabases(ctx, bt.dir, b.dbs)
+	paths, err := copyDatabases(ctx, bt.dir, b.dbs)
 	if err != nil {
 		return err
 	}
