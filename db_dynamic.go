@@ -248,6 +248,19 @@ func (d *DynamicDB) synced(err error) {
 	d.settle()
 }
 
+// holds reports whether the database has to yield its place and is kept from
+// that by what is not sent yet. Nothing more is captured then: where changes
+// come faster than uploads end, there would never be a moment without any.
+func (d *DynamicDB) holds() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state != LifecycleHot || !d.looked || d.users > 0 || !d.failing.IsZero() || d.touched.Load() > d.fleet.yield.Load() {
+		return false
+	}
+	n, _ := d.m.db.stage.pending()
+	return n > 0
+}
+
 // uploaded is told of each attempt to send what was captured.
 func (d *DynamicDB) uploaded(err error) {
 	d.mu.Lock()
@@ -257,6 +270,7 @@ func (d *DynamicDB) uploaded(err error) {
 	}
 	d.sendErr = err
 	d.fleet.noteUnsent(d, err)
+	d.fleet.noteStorage(d.idx, d.path, err)
 	switch now := d.fleet.now(); {
 	case err == nil:
 		d.failing = time.Time{}

@@ -26,7 +26,10 @@ func (db *DB) Tune(k knob.DB) {
 
 // Tune changes settings that exist for this module's tests. It must be called
 // before Open.
-func (s *Store) Tune(k knob.Store) { s.knobs = k }
+func (s *Store) Tune(k knob.Store) {
+	s.knobs = k
+	s.outages.interval = k.LogInterval
+}
 
 // tuneCompactor passes the store's knobs on.
 func (s *Store) tuneCompactor(c *Compactor) {

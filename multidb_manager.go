@@ -221,7 +221,7 @@ func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
 		return fmt.Errorf("init replica: %w", err)
 	}
 	if m.bindErr = m.bind(ctx); m.bindErr != nil {
-		m.logger.Warn("the replica cannot be reached: nothing is replicated until it can", "error", m.bindErr)
+		m.unbound(m.bindErr)
 	}
 	if err := m.load(ctx); err != nil {
 		return err

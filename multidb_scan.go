@@ -192,6 +192,7 @@ func (m *MultiDBManager) forgetLocked(i uint32) {
 	m.validation.forget(i)
 	m.drill.forget(i)
 	m.catalog.forget(i)
+	m.store.outages.forget(failer{id: i}, upkeepFailer(i), validationFailer(i))
 	delete(m.reasons, i)
 	m.table.Remove(i)
 	m.reg.Delete(i + 1)
@@ -246,6 +247,7 @@ func (m *MultiDBManager) goneLocked(i uint32, s *DBState, now time.Time) bool {
 	case TenantClean, TenantGone:
 	}
 	m.queue.Remove(i)
+	m.store.outages.forget(failer{id: i})
 	delete(m.reasons, i)
 	s.state, s.changedAt, s.since = TenantGone, 0, secondsOf(now)
 	m.touchCatalogLocked(i, s)

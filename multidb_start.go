@@ -88,14 +88,23 @@ func (m *MultiDBManager) rebind(ctx context.Context) {
 	}
 	err := m.bind(ctx)
 	if err == nil {
-		m.logger.Info("the replica is reached")
+		m.store.outages.succeeded(bindFailer, m.logger)
+		if m.bindLog.Recovered() {
+			m.logger.Info("the replica is reached")
+		}
 		m.checkCatalog()
 		return
 	}
 	m.mu.Lock()
 	m.bindAt = m.now().Add(m.bindDelay.Next())
 	m.mu.Unlock()
-	if m.bindLog.Allow(err) {
+	m.unbound(err)
+}
+
+// unbound logs why there was no first contact with the replica yet.
+func (m *MultiDBManager) unbound(err error) {
+	unbound := fmt.Errorf("nothing of multi-db is replicated until its replica was reached: %w", err)
+	if !m.store.outages.failed(bindFailer, unbound, m.logger) && m.bindLog.Allow(err) {
 		m.logger.Warn("the replica cannot be reached: nothing is replicated until it can", "error", err)
 	}
 }

@@ -46,6 +46,7 @@ func (m *MultiDBManager) hastenLocked(i uint32, f *tenantFailure, now time.Time)
 func (m *MultiDBManager) dispatch() {
 	now := m.now()
 	m.mu.Lock()
+	m.queue.wake(now) // who failed waits again, and somebody has to yield
 	for m.started && m.bound && len(m.hot) < m.cfg().MaxHotDatabases {
 		q, ok := m.queue.Pop(now)
 		if !ok {
@@ -243,10 +244,7 @@ func (m *MultiDBManager) cooled(d *DynamicDB, pos tenantPosition) {
 	if !same {
 		m.touchCatalogLocked(d.idx, s)
 	}
-	if m.reasons[d.idx] != nil {
-		m.logger.Info("database is replicated again", "db", d.path, "txid", pos.TXID)
-	}
-	delete(m.reasons, d.idx)
+	m.recoveredLocked(d, pos.TXID)
 	delete(m.unsent, d.idx)
 	if s.has(tenantStopped) {
 		m.haltLocked(d.idx)
@@ -275,6 +273,21 @@ func (m *MultiDBManager) upToDate(d *DynamicDB) {
 	defer m.mu.Unlock()
 	if s := m.table.At(d.idx); s != nil {
 		s.changedAt, s.syncedAt = 0, secondsOf(now)
+		m.recoveredLocked(d, s.txid)
+	}
+}
+
+// recoveredLocked takes note that a database is replicated, whatever it failed
+// for before.
+func (m *MultiDBManager) recoveredLocked(d *DynamicDB, txid ltx.TXID) {
+	m.store.outages.succeeded(failer{id: d.idx}, m.logger, "db", d.path)
+	f := m.reasons[d.idx]
+	if f == nil {
+		return
+	}
+	delete(m.reasons, d.idx)
+	if !isStorage(f.err) {
+		m.logger.Info("database is replicated again", "db", d.path, "txid", txid)
 	}
 }
 
@@ -308,6 +321,15 @@ func (m *MultiDBManager) noteUnsent(d *DynamicDB, err error) {
 	} else if m.hot[d.idx] == d {
 		m.unsent[d.idx] = unsent(err)
 	}
+}
+
+// noteStorage takes note of whether the storage served a database.
+func (m *MultiDBManager) noteStorage(i uint32, path string, err error) {
+	if err == nil {
+		m.store.outages.succeeded(failer{id: i}, m.logger, "db", path)
+		return
+	}
+	m.store.outages.failed(failer{id: i}, err, m.logger, "db", path)
 }
 
 // acknowledged takes note of a position that the storage holds.
@@ -345,6 +367,9 @@ func (m *MultiDBManager) failed(d *DynamicDB, reason, closeErr error) {
 		m.logger.Warn("let go of database", "db", d.path, "error", closeErr)
 	}
 	moved := renamed(d.path, reason)
+	if !isStorage(reason) {
+		m.store.outages.forget(failer{id: d.idx})
+	}
 	m.mu.Lock()
 	delete(m.hot, d.idx)
 	delete(m.unsent, d.idx)
@@ -405,7 +430,9 @@ func (m *MultiDBManager) failLocked(i uint32, f *tenantFailure) {
 		f.fp = old.fp
 	}
 	class := failureClass(f.err)
-	if old == nil || failureClass(old.err) != class {
+	switch {
+	case m.store.outages.failed(failer{id: i}, f.err, m.logger, "db", m.table.Path(i)):
+	case old == nil, isStorage(old.err), failureClass(old.err) != class:
 		m.logger.Warn("database is not replicated", "db", m.table.Path(i), "reason", class, "error", f.err)
 	}
 	f.err = m.leanLocked(class, f)

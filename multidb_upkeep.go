@@ -165,7 +165,9 @@ func (m *MultiDBManager) endUpkeepLocked(i uint32, s *DBState, run *upkeepRun, e
 	case err != nil:
 		m.metrics.maintained("run", failureClass(err))
 		pause := m.upkeepRetryLocked(i)
-		m.logger.Warn("maintenance of a replica: it is tried again", "db", path, "pause", pause, "error", err)
+		if !m.store.outages.failed(upkeepFailer(i), err, m.logger, "db", path) {
+			m.logger.Warn("maintenance of a replica: it is tried again", "db", path, "pause", pause, "error", err)
+		}
 		if retry := m.now().Add(pause); due.IsZero() || due.Before(retry) {
 			due = retry
 		}
@@ -174,6 +176,7 @@ func (m *MultiDBManager) endUpkeepLocked(i uint32, s *DBState, run *upkeepRun, e
 		fallthrough
 	default:
 		m.metrics.maintained("run", "ok")
+		m.store.outages.succeeded(upkeepFailer(i), m.logger, "db", path)
 		m.validation.changed.add(i)
 		delete(m.upkeepFailures, i)
 	}

@@ -137,6 +137,14 @@ func (m *MultiDBManager) problemsOf(ctx context.Context, path string) ([]LevelPr
 // endValidationLocked counts what was found, and logs it if that is new.
 func (m *MultiDBManager) endValidationLocked(i uint32, path string, problems []LevelProblem, err error) {
 	v := &m.validation
+	if m.store.outages.failed(validationFailer(i), err, m.logger, "db", path) {
+		v.changed.add(i) // until it is known
+		m.metrics.validated("error", len(v.invalid))
+		return
+	}
+	if err == nil {
+		m.store.outages.succeeded(validationFailer(i), m.logger, "db", path)
+	}
 	text, was := problemsText(problems), v.invalid[i]
 	if err != nil {
 		text = "error"

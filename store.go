@@ -65,7 +65,8 @@ type Store struct {
 	stopUploads context.CancelFunc
 	wg          sync.WaitGroup
 
-	knobs knob.Store
+	knobs   knob.Store
+	outages outageLog // of the storages of all databases
 
 	live atomic.Pointer[StoreSettings] // in force since prepare
 

@@ -270,6 +270,7 @@ func (s *Store) end(ctx context.Context, m *managedDB) error {
 	s.sched.remove(m)
 	err := s.finalSync(ctx, m)
 	m.endTasks()
+	s.outages.forgetDB(m)
 	return errors.Join(err, m.db.Close(context.WithoutCancel(ctx)))
 }
 

@@ -56,6 +56,8 @@ type tenantEvents interface {
 	// synced follows a look, uploaded an attempt to send what is staged.
 	synced(err error)
 	uploaded(err error)
+	// holds reports whether a look that is due has to wait for what is staged.
+	holds() bool
 }
 
 // addTenant takes a database found by pattern into the store, without any task.

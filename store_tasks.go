@@ -51,6 +51,10 @@ func (s *Store) runSync(ctx context.Context, m *managedDB) {
 	}
 	defer m.looking.Store(false)
 	start := time.Now()
+	if m.tenant != nil && m.tenant.holds() {
+		s.sched.at(start.Add(m.db.MonitorInterval), m, taskSync)
+		return
+	}
 	err := m.db.Sync(ctx)
 	if ctx.Err() != nil {
 		return
@@ -79,7 +83,12 @@ func (s *Store) report(m *managedDB, f *failures, err error, failed, recovered s
 	if m.tenant != nil {
 		return // the fleet tells of its databases together
 	}
+	// A validation that failed is tried again after hours.
+	if f != &m.validate && s.outages.failed(failer{task: f}, err, m.db.Logger, "db", m.db.Path()) {
+		return
+	}
 	if err == nil {
+		s.outages.succeeded(failer{task: f}, m.db.Logger, "db", m.db.Path())
 		if f.log.Recovered() {
 			m.db.Logger.Info(recovered, "db", m.db.Path()) //nolint:sloglint // a constant of the caller
 		}
@@ -184,7 +193,7 @@ func (s *Store) runCompaction(ctx context.Context, m *managedDB, level int) {
 		m.db.Logger.Info("compaction complete", "db", m.db.Path(), "level", level,
 			slog.Group("txid", "min", info.MinTXID.String(), "max", info.MaxTXID.String()), "size", info.Size)
 	}
-	s.report(m, &m.maintain, nil, "", "maintenance recovered")
+	s.maintained(m, taskCompact+taskKind(level-1))
 	s.scheduleLevel(m, level+1)
 	if level == 1 {
 		s.sched.at(time.Now(), m, taskL0Retention)
@@ -196,8 +205,18 @@ func (s *Store) maintenanceFailed(ctx context.Context, m *managedDB, err error, 
 	if ctx.Err() != nil {
 		return
 	}
-	s.report(m, &m.maintain, err, msg, "maintenance recovered")
+	if !s.outages.failed(failer{task: &m.maintain, kind: kind}, err, m.db.Logger, "db", m.db.Path()) {
+		s.report(m, &m.maintain, err, msg, "maintenance recovered")
+	}
 	s.sched.at(time.Now().Add(max(m.maintain.delay.Next(), time.Second)), m, kind)
+}
+
+// maintained reports a success of the snapshot pool.
+func (s *Store) maintained(m *managedDB, kind taskKind) {
+	s.outages.succeeded(failer{task: &m.maintain, kind: kind}, m.db.Logger, "db", m.db.Path())
+	if kind >= taskCompact {
+		s.report(m, &m.maintain, nil, "", "maintenance recovered")
+	}
 }
 
 // runL0Retention deletes level-0 files that level 1 covers, and comes back
@@ -212,6 +231,7 @@ func (s *Store) runL0Retention(ctx context.Context, m *managedDB) {
 		s.maintenanceFailed(ctx, m, err, "retention enforcement failed", taskL0Retention)
 		return
 	}
+	s.maintained(m, taskL0Retention)
 	if n > 0 {
 		m.db.Logger.Info("l0 retention enforced", "db", m.db.Path(), "files", n)
 	}
@@ -238,6 +258,7 @@ func (s *Store) runSnapshot(ctx context.Context, m *managedDB) {
 		s.maintenanceFailed(ctx, m, err, "snapshot failed", taskSnapshot)
 		return
 	}
+	s.maintained(m, taskSnapshot)
 	lvl := CompactionLevel{Level: SnapshotLevel, Interval: interval}
 	s.sched.at(lvl.nextAt(now, phase(m.db.Path(), interval)), m, taskSnapshot)
 }

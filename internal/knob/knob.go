@@ -19,6 +19,8 @@ type Store struct {
 	Grace      time.Duration    // how long files outlive their promise
 	RetryDelay time.Duration    // least pause after a failure
 
+	LogInterval time.Duration // between two lines about a storage that comes and goes
+
 	DirScanInterval time.Duration          // between scans of watched folders
 	DirWatch        func(dir string) error // in place of the system's watches
 }
