@@ -26,10 +26,9 @@ const (
 	// for those, as Litestream v0.5 does with every upload.
 	maxMemory = 1 << 20
 
-	// verifyFrom is the size in bytes from which the server is asked whether it
-	// has all of a file before that gets its name. Smaller ones are one piece
-	// on the network.
-	verifyFrom = 64 << 10
+	// foldersTries is how often the folders of a file are made, as each request
+	// for that may break.
+	foldersTries = 4
 
 	// abandonedAfter is the age from which a temporary file counts as left
 	// behind by a crash.
@@ -166,18 +165,22 @@ func (c *ReplicaClient) upload(ctx context.Context, tmp string, body *io.Section
 		header: map[string]string{"Content-Type": "application/octet-stream"},
 	}
 	err := c.ask(ctx, put)
-	if mayLackFolder(err) {
-		if dirErr := c.makeDirs(ctx, c.target(path.Dir(tmp)).Path); dirErr != nil {
+	put.once = false
+	if err != nil && isPassing(err) && !mayLackFolder(err) {
+		err = c.ask(ctx, put)
+	}
+	for try := 0; try < foldersTries && mayLackFolder(err) && (try == 0 || !isPassing(err)); try++ {
+		dirErr := c.makeDirs(ctx, c.target(path.Dir(tmp)).Path)
+		if dirErr != nil && !isPassing(dirErr) {
 			return errors.Join(err, dirErr)
 		}
 		err = c.ask(ctx, put)
 	}
-	if put.once = false; err != nil && isPassing(err) {
-		err = c.ask(ctx, put)
-	}
-	if err != nil || body.Size() < verifyFrom {
+	if err != nil {
 		return err
 	}
+	// The protocol has no checksum: what a proxy on the way cut short and sent on
+	// as a whole would get its name.
 	if n, err := c.sizeOf(ctx, tmp); err != nil {
 		return fmt.Errorf("look at what was sent: %w", err)
 	} else if n >= 0 && n != body.Size() {
