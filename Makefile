@@ -99,6 +99,7 @@ fuzz: ## every fuzz target, FUZZTIME (10s) each
 .PHONY: soak
 soak: upstream servers ## each property test for SOAK_TIME (10m); SEED=n repeats a run
 	go test -race -timeout 0 ./internal/metamorphic -run 'Soak$$' -v -args -soak $(SOAK_TIME) -seed $(SEED)
+	go test -race -timeout 0 ./tests/faults -run 'Soak$$' -v -args -soak $(SOAK_TIME) -seed $(SEED)
 	scripts/fuzz.sh 60s
 
 .PHONY: tools

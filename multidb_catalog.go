@@ -249,7 +249,10 @@ func (m *MultiDBManager) writeCatalog(ctx context.Context) {
 	default:
 		c.dueAt = now.Add(max(c.every, c.delay.Next()))
 	}
-	say := err != nil && ctx.Err() == nil && c.log.Allow(err)
+	say := err != nil && ctx.Err() == nil && !m.store.outages.failed(catalogFailer, err, m.logger) && c.log.Allow(err)
+	if err == nil {
+		m.store.outages.succeeded(catalogFailer, m.logger)
+	}
 	m.mu.Unlock()
 	m.metrics.catalogWritten(n, now, err)
 	switch {

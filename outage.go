@@ -59,6 +59,9 @@ func validationFailer(i uint32) failer { return failer{id: i, kind: taskValidate
 // bindFailer is the first contact of a fleet with its replica.
 var bindFailer = failer{id: ^uint32(0)}
 
+// catalogFailer is what writes the catalog.
+var catalogFailer = failer{id: ^uint32(0), kind: taskCompact}
+
 // outage is a storage that fails, or did before.
 type outage struct {
 	n     int // failers

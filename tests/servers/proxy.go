@@ -23,6 +23,7 @@ type Proxy struct {
 	moved  atomic.Int64
 	delay  atomic.Int64 // nanoseconds that each read waits
 	wait   atomic.Pointer[chan struct{}]
+	refuse atomic.Bool
 
 	mu     sync.Mutex // guards the rest
 	conns  map[net.Conn]struct{}
@@ -81,6 +82,15 @@ func (p *Proxy) Resume() {
 	}
 }
 
+// Refuse cuts all connections, and makes new ones end at once until it is called
+// with false.
+func (p *Proxy) Refuse(on bool) {
+	p.refuse.Store(on)
+	if on {
+		p.Cut()
+	}
+}
+
 // Delay makes every piece of data wait that long.
 func (p *Proxy) Delay(d time.Duration) { p.delay.Store(int64(d)) }
 
@@ -95,6 +105,10 @@ func (p *Proxy) accept() {
 		client, err := p.ln.Accept()
 		if err != nil {
 			return // closed
+		}
+		if p.refuse.Load() {
+			_ = client.Close() // as if nobody listened
+			continue
 		}
 		server, err := net.Dial("tcp", p.target)
 		if err != nil {

@@ -1,0 +1,223 @@
+package servers
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// HTTPProxy stands between clients and an HTTP server, and does to requests and
+// answers what a test asks for. It is safe for concurrent use, and gone when
+// the test ends.
+type HTTPProxy struct {
+	URL  string // where it listens, without a path
+	Addr string // the same as host:port
+
+	target   *url.URL
+	server   *httptest.Server
+	client   *http.Client
+	fault    atomic.Pointer[HTTPFault]
+	requests atomic.Int64
+	hits     atomic.Int64
+
+	mu  sync.Mutex // guards rng
+	rng *rand.Rand
+}
+
+// An HTTPFault is done to a request. It reports whether it was: otherwise the
+// request is served as if there were no fault.
+type HTTPFault func(p *HTTPProxy, w http.ResponseWriter, r *http.Request) bool
+
+// NewHTTPProxy returns a proxy for the server at a base URL, of which only
+// scheme and host count. What is random in its faults follows from the seed.
+func NewHTTPProxy(tb testing.TB, target string, seed uint64) *HTTPProxy {
+	tb.Helper()
+	u, err := url.Parse(target)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := &HTTPProxy{
+		target: u, rng: rand.New(rand.NewPCG(seed, 1)),
+		client: &http.Client{
+			Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 16},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+	p.server = httptest.NewServer(p)
+	p.URL, p.Addr = p.server.URL, p.server.Listener.Addr().String()
+	tb.Cleanup(func() {
+		p.server.CloseClientConnections()
+		p.server.Close()
+		p.client.CloseIdleConnections()
+	})
+	return p
+}
+
+// Break does a fault to every request from now on; nil heals. The count of Hits
+// begins anew.
+func (p *HTTPProxy) Break(f HTTPFault) {
+	p.hits.Store(0)
+	if f == nil {
+		p.fault.Store(nil)
+		return
+	}
+	p.fault.Store(&f)
+}
+
+// Hits returns how many requests met the fault.
+func (p *HTTPProxy) Hits() int { return int(p.hits.Load()) }
+
+// Requests returns how many requests there were.
+func (p *HTTPProxy) Requests() int { return int(p.requests.Load()) }
+
+// ServeHTTP implements http.Handler.
+func (p *HTTPProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.requests.Add(1)
+	if f := p.fault.Load(); f != nil && p.meet(*f, w, r) {
+		return
+	}
+	resp := p.forward(r, r.Body, r.ContentLength)
+	defer resp.Body.Close()
+	p.copyHeader(w, r, resp, resp.ContentLength)
+	_, _ = io.Copy(w, resp.Body) // whoever breaks off is noticed by the other side
+}
+
+// meet does a fault to a request, if it is one for it.
+func (p *HTTPProxy) meet(f HTTPFault, w http.ResponseWriter, r *http.Request) (met bool) {
+	met = true // unless it says otherwise: one that cuts the connection does not come back
+	defer func() {
+		if met {
+			p.hits.Add(1)
+		}
+	}()
+	return f(p, w, r)
+}
+
+// forward sends a request on with a body and its declared length. The name that
+// the client knows the server by stays, as it is signed.
+func (p *HTTPProxy) forward(r *http.Request, body io.Reader, length int64) *http.Response {
+	out := r.Clone(r.Context())
+	out.RequestURI = ""
+	out.URL.Scheme, out.URL.Host = p.target.Scheme, p.target.Host
+	out.Body, out.ContentLength = io.NopCloser(body), length
+	if length == 0 {
+		out.Body = http.NoBody
+	}
+	resp, err := p.client.Do(out)
+	if err != nil {
+		panic(http.ErrAbortHandler) // as if nobody listened
+	}
+	return resp
+}
+
+// copyHeader passes on what an answer begins with. A link to the server itself,
+// such as that of an upload session, becomes one to where the client asked.
+func (p *HTTPProxy) copyHeader(w http.ResponseWriter, r *http.Request, resp *http.Response, length int64) {
+	maps.Copy(w.Header(), resp.Header)
+	if loc := resp.Header.Get("Location"); loc != "" {
+		w.Header().Set("Location", strings.Replace(loc, p.target.Scheme+"://"+p.target.Host, "http://"+r.Host, 1))
+	}
+	if length >= 0 && resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusNotModified {
+		w.Header().Set("Content-Length", fmt.Sprint(length))
+	}
+	w.WriteHeader(resp.StatusCode)
+}
+
+// below returns a random number from 0 to n-1.
+func (p *HTTPProxy) below(n int64) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rng.Int64N(n)
+}
+
+// Answer makes the answers of a server that does not serve: a status with
+// headers and a text. What the client sends is read first.
+func Answer(status int, header http.Header, body string) HTTPFault {
+	return func(_ *HTTPProxy, w http.ResponseWriter, r *http.Request) bool {
+		_, _ = io.Copy(io.Discard, r.Body)
+		maps.Copy(w.Header(), header)
+		w.WriteHeader(status)
+		if r.Method != http.MethodHead {
+			_, _ = io.WriteString(w, body)
+		}
+		return true
+	}
+}
+
+// Lose serves a request and cuts the connection instead of answering.
+func Lose(p *HTTPProxy, _ http.ResponseWriter, r *http.Request) bool {
+	resp := p.forward(r, r.Body, r.ContentLength)
+	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+	panic(http.ErrAbortHandler)
+}
+
+// CutUpload passes on a random part of what is uploaded. If declared is set the
+// server learns the length of all of it, and finds a clean end too early; else
+// it learns the length of the part, and what it answers is passed on.
+func CutUpload(declared bool) HTTPFault {
+	return func(p *HTTPProxy, w http.ResponseWriter, r *http.Request) bool {
+		if r.ContentLength <= 1 || r.Method == http.MethodDelete || r.Method == "PROPFIND" {
+			return false
+		}
+		part := p.below(r.ContentLength)
+		length := part
+		if declared {
+			length = r.ContentLength
+		}
+		if part == 0 && !declared {
+			part, length = 1, 1
+		}
+		resp := p.forward(r, io.LimitReader(r.Body, part), length)
+		_, _ = io.Copy(io.Discard, r.Body)
+		defer resp.Body.Close()
+		p.copyHeader(w, r, resp, resp.ContentLength)
+		_, _ = io.Copy(w, resp.Body)
+		return true
+	}
+}
+
+// CutDownload passes on a random part of an answer's body and ends the
+// connection cleanly. If declared is set the client learns the length of all of
+// it; else that of the part.
+func CutDownload(declared bool) HTTPFault {
+	return func(p *HTTPProxy, w http.ResponseWriter, r *http.Request) bool {
+		resp := p.forward(r, r.Body, r.ContentLength)
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		part := int64(len(body))
+		cut := len(body) > 1 && resp.StatusCode/100 == 2
+		if cut {
+			part = p.below(part)
+		}
+		length := part
+		if declared {
+			length = int64(len(body))
+		}
+		if r.Method == http.MethodHead {
+			length = resp.ContentLength
+		}
+		w.Header().Set("Connection", "close")
+		p.copyHeader(w, r, resp, length)
+		_, _ = w.Write(body[:part])
+		return true
+	}
+}
+
+// Sometimes does a fault to some requests: to percent of a hundred.
+func Sometimes(percent int, f HTTPFault) HTTPFault {
+	return func(p *HTTPProxy, w http.ResponseWriter, r *http.Request) bool {
+		return p.below(100) < int64(percent) && f(p, w, r)
+	}
+}
