@@ -268,7 +268,7 @@ func secretURLCommands(t *testing.T, d *controlDaemon, dir, addr string) (lines 
 	// Of types that refuse such values at once, or are not served yet.
 	for i, entry := range []string{
 		"url: 'nats://ADDR/b', jwt: MARKjwt, seed: MARKseed", "url: 'nats://ADDR/b', token: MARKtoken",
-		"url: 'nats://ADDR/b', username: u, password: MARKpassword", "url: 'nats://ADDR/b', nkey: MARKnkey", "url: 'nats://ADDR/b', creds: MARKcreds",
+		"url: 'nats://ADDR/b', username: u, password: MARKpassword", "url: 'nats://ADDR/b', nkey: MARKnkey",
 		"type: oss, bucket: bkt, path: p, endpoint: 'http://u:MARKoss@ADDR', access-key-id: MARKid, secret-access-key: MARKsecret",
 		"type: s3, bucket: bkt, path: p, endpoint: 'http://ADDR', sse-customer-key: MARKnobase64",
 		"type: abs, account-name: acct, account-key: MARK-nobase64, bucket: c, path: p, endpoint: 'http://ADDR/acct'",

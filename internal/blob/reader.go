@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 	"sync"
+	"sync/atomic"
 )
 
 // maxBuffered is the size in bytes up to which a download is read when it is
@@ -69,7 +70,8 @@ type reader struct {
 	mu      sync.Mutex // guards the rest, and Hash; held while the body is read
 	n, left int64
 	err     error // of reading; io.EOF at the good end
-	closed  bool
+
+	closed atomic.Bool
 }
 
 // Read reads on. At the end it compares the checksum.
@@ -107,13 +109,12 @@ func (r *reader) Read(p []byte) (int, error) {
 
 // Close ends the download and reports it.
 func (r *reader) Close() error {
+	if r.closed.Swap(true) {
+		return nil
+	}
 	err := r.Body.Close() // wakes a read that waits
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed {
-		return nil
-	}
-	r.closed = true
 	failure := r.err
 	if errors.Is(failure, io.EOF) {
 		failure = nil
