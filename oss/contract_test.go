@@ -30,7 +30,7 @@ func TestReplicaClient_Contract(t *testing.T) {
 	}
 	replicatest.Run(t, func(tb testing.TB) litestream.ReplicaClient {
 		tb.Helper()
-		return newClient(tb, srv.url, fmt.Sprintf("some/db%d", n.Add(1)), func(o *oss.Options) { o.PartSize = opts.PartSize })
+		return newClient(tb, srv.Endpoint, fmt.Sprintf("some/db%d", n.Add(1)), func(o *oss.Options) { o.PartSize = opts.PartSize })
 	}, opts)
 	if n := srv.Uploads(bucket); n != 0 {
 		t.Errorf("%d uploads are neither complete nor aborted", n)

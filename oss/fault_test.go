@@ -41,7 +41,7 @@ func TestReplicaClient_BrokenUpload(t *testing.T) {
 				continue // there is no content to break
 			}
 			t.Run(name+kindName, func(t *testing.T) {
-				p := newProxy(t, srv.url)
+				p := newProxy(t, srv.Endpoint)
 				c := newClient(t, p.URL, "broken/"+name+kindName, tt.set)
 				if kind != loseAnswer {
 					p.breakNext(1<<40, kind, tt.match)
@@ -71,7 +71,7 @@ func TestReplicaClient_BrokenUpload(t *testing.T) {
 func TestReplicaClient_AbortedUpload(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
-	p := newProxy(t, srv.url)
+	p := newProxy(t, srv.Endpoint)
 	c := newClient(t, p.URL, "p", smallParts)
 	data := replicatest.File(t, 1, 1, 5*oss.MinPartSize, 0)
 	p.breakNext(1<<40, storm, hasQuery("POST", "uploadId"))
@@ -90,7 +90,7 @@ func TestReplicaClient_AbortedUpload(t *testing.T) {
 func TestReplicaClient_BrokenDownload(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
-	p := newProxy(t, srv.url)
+	p := newProxy(t, srv.Endpoint)
 	c := newClient(t, p.URL, "p", func(o *oss.Options) { o.ResponseTimeout = time.Second })
 	data := replicatest.File(t, 1, 1, 1<<20, 0)
 	replicatest.Write(t, c, 0, 1, 1, data)
@@ -125,7 +125,7 @@ func TestReplicaClient_BrokenDownload(t *testing.T) {
 func TestReplicaClient_LostAnswer(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
-	p := newProxy(t, srv.url)
+	p := newProxy(t, srv.Endpoint)
 	c := newClient(t, p.URL, "p", smallParts)
 	for i, size := range []int{1000, 2*oss.MinPartSize + 5} {
 		txid := ltx.TXID(i + 2)
@@ -164,7 +164,7 @@ func TestReplicaClient_ServerAway(t *testing.T) {
 func TestReplicaClient_LostMetadata(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
-	c := newClient(t, srv.url, "p")
+	c := newClient(t, srv.Endpoint, "p")
 	for _, txid := range []ltx.TXID{5, 7} {
 		srv.Put(bucket, "p/0000/"+ltx.FormatFilename(txid, txid), replicatest.File(t, txid, txid, 300, 0))
 	}

@@ -13,31 +13,22 @@ import (
 
 	"github.com/benbjohnson/litestream/internal/fakeoss"
 	"github.com/benbjohnson/litestream/oss"
+	"github.com/benbjohnson/litestream/tests/servers"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	bucket    = "litestream"
-	keyID     = "testkey"
-	keySecret = "testsecret"
+	keyID     = "testkey" // what servers.OSS accepts
+	keySecret = "testsecret123"
 )
 
-// server is a server of the protocol that checks signatures, on loopback.
-type server struct {
-	*fakeoss.Server
-	url string
-}
-
-func newServer(tb testing.TB, set ...func(*fakeoss.Options)) *server {
+// newServer starts a server with a bucket.
+func newServer(tb testing.TB, set ...func(*fakeoss.Options)) *servers.OSSServer {
 	tb.Helper()
-	o := fakeoss.Options{AccessKeyID: keyID, AccessKeySecret: keySecret, Region: oss.DefaultRegion}
-	for _, f := range set {
-		f(&o)
-	}
-	s := &server{Server: fakeoss.New(o)}
+	s := servers.OSS(tb, set...)
 	s.CreateBucket(bucket, false)
-	s.url = serve(tb, s).URL
 	return s
 }
 

@@ -55,7 +55,7 @@ func TestReplicaClient_Keys(t *testing.T) {
 		"a//b/../c/": "a//b/../c//0009/",
 		"a b+%ä&<":   "a b+%ä&</0009/",
 	} {
-		c := newClient(t, srv.url, path)
+		c := newClient(t, srv.Endpoint, path)
 		replicatest.Write(t, c, 9, 1, 2, replicatest.File(t, 1, 2, 300, 0))
 		want += ltx.FormatFilename(1, 2)
 		if got := srv.Keys(bucket); !slices.Equal(got, []string{want}) {
@@ -70,7 +70,7 @@ func TestReplicaClient_Keys(t *testing.T) {
 	}
 	// A key that begins with a slash is what v0.5 asks for here, and what the
 	// service refuses.
-	err := write(t, newClient(t, srv.url, ""), false)
+	err := write(t, newClient(t, srv.Endpoint, ""), false)
 	if re, ok := errors.AsType[*litestream.ReplicaError](err); !ok || !re.Permanent || !strings.HasPrefix(re.Key, "/0000/") || !strings.Contains(re.Hint, "path") {
 		t.Errorf("empty path: %v, want a permanent error that names path", err)
 	}
@@ -78,7 +78,7 @@ func TestReplicaClient_Keys(t *testing.T) {
 
 func TestReplicaClient_Multipart(t *testing.T) {
 	srv := newServer(t)
-	c := newClient(t, srv.url, "p", smallParts)
+	c := newClient(t, srv.Endpoint, "p", smallParts)
 	for i, size := range []int{oss.MinPartSize, oss.MinPartSize + 1, 5 * oss.MinPartSize, 5*oss.MinPartSize + 777} {
 		txid := ltx.TXID(i + 1)
 		data := replicatest.File(t, txid, txid, size, 0)
@@ -105,7 +105,7 @@ func TestReplicaClient_VersionedBucket(t *testing.T) {
 	srv := newServer(t)
 	srv.CreateBucket(bucket, true)
 	var log bytes.Buffer
-	c := newClient(t, srv.url, "p", smallParts)
+	c := newClient(t, srv.Endpoint, "p", smallParts)
 	c.SetLogger(slog.New(slog.NewTextHandler(&log, nil)))
 	for txid := ltx.TXID(1); txid <= 3; txid++ {
 		data := replicatest.File(t, txid, txid, 1000+int(txid-1)*2*oss.MinPartSize, 0)
@@ -133,7 +133,7 @@ func TestReplicaClient_Refused(t *testing.T) {
 		"Region": {func(o *oss.Options) { o.Region = "cn-beijing" }, "InvalidArgument", "region"},
 		"Bucket": {func(o *oss.Options) { o.Bucket = "nobody" }, "NoSuchBucket", "bucket"},
 	} {
-		c := newClient(t, srv.url, "p", tt.set)
+		c := newClient(t, srv.Endpoint, "p", tt.set)
 		_, listErr := c.LTXFiles(t.Context(), 0, 0, true)
 		_, readErr := c.OpenLTXFile(t.Context(), 0, 1, 1, 0, 0)
 		for _, err := range []error{listErr, readErr, write(t, c, false), c.DeleteLTXFiles(t.Context(), []*ltx.FileInfo{{MinTXID: 1, MaxTXID: 1}})} {
@@ -152,7 +152,7 @@ func TestReplicaClient_Refused(t *testing.T) {
 func TestReplicaClient_WrongClock(t *testing.T) {
 	for _, skew := range []time.Duration{-48 * time.Hour, time.Hour} {
 		srv := newServer(t, func(o *fakeoss.Options) { o.Now = func() time.Time { return time.Now().Add(skew) } })
-		c := newClient(t, srv.url, "p")
+		c := newClient(t, srv.Endpoint, "p")
 		var wg sync.WaitGroup
 		for i := range 8 {
 			client := c.WithPrefix(fmt.Sprint(i))
@@ -414,7 +414,7 @@ func (r *recorder) ObserveOperation(_, op string, n int64, _ time.Duration, code
 
 func TestReplicaClient_Observer(t *testing.T) {
 	srv := newServer(t)
-	c := newClient(t, srv.url, "p")
+	c := newClient(t, srv.Endpoint, "p")
 	rec := &recorder{}
 	c.SetObserver(rec)
 	if err := write(t, c, false); err != nil {
@@ -490,14 +490,14 @@ func TestReplicaClient_Environment(t *testing.T) {
 	t.Setenv("OSS_ACCESS_KEY_ID", keyID)
 	t.Setenv("OSS_ACCESS_KEY_SECRET", keySecret)
 	t.Setenv("OSS_SESSION_TOKEN", "session")
-	if err := write(t, newClient(t, srv.url, "p", fromEnvironment(nobody)), false); err != nil {
+	if err := write(t, newClient(t, srv.Endpoint, "p", fromEnvironment(nobody)), false); err != nil {
 		t.Errorf("keys of the environment: %v", err)
 	}
 	half := func(o *oss.Options) { o.AccessKeyID, o.AccessKeySecret = "other", "" }
-	if err := write(t, newClient(t, srv.url, "p", half), false); err != nil {
+	if err := write(t, newClient(t, srv.Endpoint, "p", half), false); err != nil {
 		t.Errorf("half a pair in the configuration: %v, want the environment's", err)
 	}
-	if err := write(t, newClient(t, srv.url, "p"), false); err == nil || !strings.Contains(err.Error(), "InvalidSecurityToken") {
+	if err := write(t, newClient(t, srv.Endpoint, "p"), false); err == nil || !strings.Contains(err.Error(), "InvalidSecurityToken") {
 		t.Errorf("keys of the configuration: err=%v, want them without the environment's token", err)
 	}
 }
@@ -521,7 +521,7 @@ func TestReplicaClient_Role(t *testing.T) {
 			}, 2},
 		} {
 			meta := newMetadataServer(t, hardened, tt.keys)
-			c := newClient(t, srv.url, "p", fromEnvironment(meta.URL))
+			c := newClient(t, srv.Endpoint, "p", fromEnvironment(meta.URL))
 			if meta.asked.Load() != 0 {
 				t.Error("asked for keys before the first use")
 			}
@@ -545,7 +545,7 @@ func TestReplicaClient_Role(t *testing.T) {
 		short.Add(1)
 		return roleKeys("session", time.Minute)
 	})
-	c := newClient(t, srv.url, "p", fromEnvironment(meta.URL))
+	c := newClient(t, srv.Endpoint, "p", fromEnvironment(meta.URL))
 	for range 3 {
 		if err := write(t, c, false); err != nil {
 			t.Error(err)
@@ -564,14 +564,14 @@ func TestReplicaClient_NoCredentials(t *testing.T) {
 		"NoRole": answer(t, http.StatusNotFound, nil, ""),
 		"Away":   "http://127.0.0.1:1",
 	} {
-		c := newClient(t, srv.url, "p", fromEnvironment(endpoint))
+		c := newClient(t, srv.Endpoint, "p", fromEnvironment(endpoint))
 		_, err := c.OpenLTXFile(t.Context(), 0, 1, 1, 0, 0)
 		if err == nil || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "OSS_ACCESS_KEY_ID") {
 			t.Errorf("%s: err=%v, want one that names OSS_ACCESS_KEY_ID", name, err)
 		}
 	}
 	t.Setenv("ALIBABA_CLOUD_ECS_METADATA_DISABLED", "true")
-	if _, err := newClient(t, srv.url, "p", fromEnvironment("http://127.0.0.1:1")).LTXFiles(t.Context(), 0, 0, false); err == nil || !strings.Contains(err.Error(), "disabled") {
+	if _, err := newClient(t, srv.Endpoint, "p", fromEnvironment("http://127.0.0.1:1")).LTXFiles(t.Context(), 0, 0, false); err == nil || !strings.Contains(err.Error(), "disabled") {
 		t.Errorf("disabled: err=%v", err)
 	}
 	if got := srv.Requests(); got != 0 {

@@ -3,7 +3,6 @@ package interop_test
 import (
 	"bytes"
 	"fmt"
-	"net/http/httptest"
 	"os/exec"
 	"slices"
 	"strings"
@@ -12,39 +11,29 @@ import (
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/internal/fakeoss"
 	"github.com/benbjohnson/litestream/oss"
+	"github.com/benbjohnson/litestream/tests/servers"
 )
 
 // ossPlace is a bucket on a server that checks signatures, those of Alibaba's own
 // library in upstream's program among them.
 type ossPlace struct {
-	*fakeoss.Server
-	url  string
+	*servers.OSSServer
 	pool oss.Pool
 }
 
-const (
-	ossKeyID  = "testkey"
-	ossSecret = "testsecret"
-	ossRegion = "cn-shanghai"
-)
+const ossRegion = "cn-shanghai"
 
 func newOSSPlace(t *testing.T) *ossPlace {
 	t.Helper()
-	p := &ossPlace{Server: fakeoss.New(fakeoss.Options{AccessKeyID: ossKeyID, AccessKeySecret: ossSecret, Region: ossRegion})}
+	p := &ossPlace{OSSServer: servers.OSS(t, func(o *fakeoss.Options) { o.Region = ossRegion })}
 	p.CreateBucket(bucket, false)
-	listener := httptest.NewServer(p)
-	p.url = listener.URL
-	t.Cleanup(func() {
-		p.pool.CloseIdleConnections()
-		listener.CloseClientConnections()
-		listener.Close()
-	})
+	t.Cleanup(p.pool.CloseIdleConnections)
 	return p
 }
 
 // yaml is the place in a configuration.
 func (p *ossPlace) yaml(path string) string {
-	return fmt.Sprintf("type: oss\nbucket: %s\npath: '%s'\nendpoint: %s\nregion: %s", bucket, path, p.url, ossRegion)
+	return fmt.Sprintf("type: oss\nbucket: %s\npath: '%s'\nendpoint: %s\nregion: %s", bucket, path, p.Endpoint, ossRegion)
 }
 
 // onOSS puts the replica of a scene there. Upstream knows Alibaba's own endpoints
@@ -53,7 +42,7 @@ func (s *scene) onOSS(p *ossPlace, path string) {
 	s.t.Helper()
 	s.client = func() litestream.ReplicaClient {
 		c, err := p.pool.Get(oss.Config{
-			AccessKeyID: ossKeyID, AccessKeySecret: ossSecret, Region: ossRegion, Bucket: bucket, Path: path, Endpoint: p.url,
+			AccessKeyID: p.AccessKeyID, AccessKeySecret: p.AccessKeySecret, Region: ossRegion, Bucket: bucket, Path: path, Endpoint: p.Endpoint,
 		})
 		if err != nil {
 			s.t.Fatal(err)
@@ -61,7 +50,7 @@ func (s *scene) onOSS(p *ossPlace, path string) {
 		return c
 	}
 	s.yaml, s.noURL = p.yaml(path), true
-	s.env = append(s.env, "OSS_ACCESS_KEY_ID="+ossKeyID, "OSS_ACCESS_KEY_SECRET="+ossSecret)
+	s.env = append(s.env, "OSS_ACCESS_KEY_ID="+p.AccessKeyID, "OSS_ACCESS_KEY_SECRET="+p.AccessKeySecret)
 }
 
 // TestOSS trades a replica on a server of the protocol of Alibaba Cloud OSS.
@@ -106,14 +95,14 @@ func TestOSS_Fleet(t *testing.T) {
 	for i, name := range []string{"a", "b", "c"} {
 		f.add("p", name+".db", 4096, []string{"wal", "delete", "wal"}[i]).onOSS(place, "fleet/p/"+name)
 	}
-	f.main.env = append(f.main.env, "OSS_ACCESS_KEY_ID="+ossKeyID, "OSS_ACCESS_KEY_SECRET="+ossSecret)
+	f.main.env = append(f.main.env, "OSS_ACCESS_KEY_ID="+place.AccessKeyID, "OSS_ACCESS_KEY_SECRET="+place.AccessKeySecret)
 	d := f.start()
 	f.commit("INSERT INTO ledger DEFAULT VALUES")
 	f.commit("INSERT INTO t (v) VALUES (zeroblob(9000))")
 	d.stop()
 	for i, s := range f.tenants {
 		s.check(target{}, s.images[s.newest()])
-		url := fmt.Sprintf("oss://%s/fleet/p/%c?endpoint=%s&region=%s", bucket, 'a'+i, place.url, ossRegion)
+		url := fmt.Sprintf("oss://%s/fleet/p/%c?endpoint=%s&region=%s", bucket, 'a'+i, place.Endpoint, ossRegion)
 		path := s.output()
 		cmd := exec.CommandContext(t.Context(), ourProgram(t), "restore", "-o", path, url)
 		cmd.Env = s.env

@@ -2,8 +2,8 @@
 // the binaries that scripts/install.sh installed. Only tests import it.
 //
 // A server keeps its data in the test's temporary directory and is gone when
-// the test ends. No goroutine runs between two calls but a Proxy's, so tests may look for
-// leaks while a server is up.
+// the test ends. No goroutine runs between two calls but those of a Proxy and an
+// OSSServer, so tests may look for leaks while another server is up.
 package servers
 
 import (
@@ -76,7 +76,7 @@ func (s *S3Server) Env() []string {
 // are and how to reach them.
 func cleanEnv() []string {
 	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
-		for _, prefix := range []string{"AWS_", "AZURE_", "GOOGLE_", "LITESTREAM_", "SSL_CERT_", "STORAGE_EMULATOR_"} {
+		for _, prefix := range []string{"AWS_", "AZURE_", "GOOGLE_", "LITESTREAM_", "OSS_", "ALIBABA_CLOUD_", "SSL_CERT_", "STORAGE_EMULATOR_"} {
 			if strings.HasPrefix(kv, prefix) {
 				return true
 			}
