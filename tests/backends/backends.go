@@ -8,11 +8,16 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/abs"
 	"github.com/benbjohnson/litestream/gs"
+	"github.com/benbjohnson/litestream/nats"
+	"github.com/benbjohnson/litestream/oss"
 	"github.com/benbjohnson/litestream/s3"
 	"github.com/benbjohnson/litestream/sftp"
 	"github.com/benbjohnson/litestream/tests/servers"
@@ -21,7 +26,7 @@ import (
 
 const bucket = "litestream"
 
-// A backend is one kind of storage.
+// A backend is one kind of storage, or one server of a kind that has several.
 type backend struct {
 	name  string
 	start func(tb testing.TB) Place
@@ -31,10 +36,13 @@ type backend struct {
 // all are the backends that have a server for tests.
 var all = []backend{
 	{"s3", startS3, with(s3.Config.NewReplicaClient)},
+	{"s3-ceph", startCeph, with(s3.Config.NewReplicaClient)},
 	{"sftp", startSFTP, with(sftp.Config.NewReplicaClient)},
 	{"abs", startABS, with(abs.Config.NewReplicaClient)},
 	{"gs", startGS, with(gsConfig.newReplicaClient)},
 	{"webdav", startWebDAV, with(webdav.Config.NewReplicaClient)},
+	{"oss", startOSS, with(oss.Config.NewReplicaClient)},
+	{"nats", startNATS, with(natsPool.Get)},
 }
 
 // Names returns the name of each backend.
@@ -74,10 +82,19 @@ type Place struct {
 	// Base is the path on the server below which every replica lies.
 	Base string
 
-	// YAML are the keys of a replica section, but for its path, and Env is the
-	// environment of a program that reads them.
+	// YAML is a replica section in lines, in which PATH stands for the path,
+	// and Env is the environment of a program that reads it.
 	YAML []string
 	Env  []string
+}
+
+// Section returns the lines of a replica section for a folder below Base.
+func (p Place) Section(folder string) []string {
+	lines := slices.Clone(p.YAML)
+	for i := range lines {
+		lines[i] = strings.ReplaceAll(lines[i], "PATH", path.Join(p.Base, folder))
+	}
+	return lines
 }
 
 // Start starts the server of a backend, which ends with the test. The test is
@@ -126,6 +143,9 @@ func (p Place) Client(folder string) (Storage, error) {
 	return storage, nil
 }
 
+// withPath is the line of most sections that has the path.
+const withPath = `path: "PATH"`
+
 // place describes a server by its client's configuration and the same in YAML.
 func place(tb testing.TB, config any, base string, env []string, yaml ...string) Place {
 	tb.Helper()
@@ -138,18 +158,27 @@ func place(tb testing.TB, config any, base string, env []string, yaml ...string)
 
 func startS3(tb testing.TB) Place {
 	tb.Helper()
-	srv := servers.Versitygw(tb, false)
+	return s3Place(tb, servers.Versitygw(tb, false))
+}
+
+func startCeph(tb testing.TB) Place {
+	tb.Helper()
+	return s3Place(tb, servers.Ceph(tb, false))
+}
+
+func s3Place(tb testing.TB, srv *servers.S3Server) Place {
+	tb.Helper()
 	srv.CreateBucket(bucket)
 	return place(tb, s3.Config{
 		Bucket: bucket, Endpoint: srv.Endpoint, Region: srv.Region, AccessKeyID: srv.AccessKey, SecretAccessKey: srv.SecretKey,
-	}, "some", srv.Env(), "type: s3", "bucket: "+bucket, "endpoint: "+srv.Endpoint, "region: "+srv.Region)
+	}, "some", srv.Env(), "type: s3", withPath, "bucket: "+bucket, "endpoint: "+srv.Endpoint, "region: "+srv.Region)
 }
 
 func startSFTP(tb testing.TB) Place {
 	tb.Helper()
 	srv := servers.SSHD(tb)
 	return place(tb, sftp.Config{Host: srv.Addr, User: srv.User, KeyPath: srv.KeyPath, HostKey: srv.HostKey}, srv.Dir, nil,
-		"type: sftp", "host: "+srv.Addr, "user: "+srv.User, "key-path: "+srv.KeyPath, "host-key: "+srv.HostKey)
+		"type: sftp", withPath, "host: "+srv.Addr, "user: "+srv.User, "key-path: "+srv.KeyPath, "host-key: "+srv.HostKey)
 }
 
 func startABS(tb testing.TB) Place {
@@ -157,7 +186,7 @@ func startABS(tb testing.TB) Place {
 	srv := servers.Azurite(tb)
 	srv.CreateContainer(bucket)
 	return place(tb, abs.Config{Bucket: bucket, Endpoint: srv.Endpoint, AccountName: srv.AccountName, AccountKey: srv.AccountKey},
-		"some", srv.Env(), "type: abs", "bucket: "+bucket, "endpoint: "+srv.Endpoint, "account-name: "+srv.AccountName)
+		"some", srv.Env(), "type: abs", withPath, "bucket: "+bucket, "endpoint: "+srv.Endpoint, "account-name: "+srv.AccountName)
 }
 
 // gsConfig is that of another server than Google's, which a program is told of
@@ -180,12 +209,34 @@ func startGS(tb testing.TB) Place {
 	tb.Helper()
 	srv := servers.FakeGCS(tb, true)
 	srv.CreateBucket(bucket)
-	return place(tb, gsConfig{gs.Config{Bucket: bucket}, srv.Endpoint}, "some", srv.Env(), "type: gs", "bucket: "+bucket)
+	return place(tb, gsConfig{gs.Config{Bucket: bucket}, srv.Endpoint}, "some", srv.Env(), "type: gs", withPath, "bucket: "+bucket)
 }
 
 func startWebDAV(tb testing.TB) Place {
 	tb.Helper()
 	srv := servers.Lighttpd(tb)
 	return place(tb, webdav.Config{URL: srv.URL, Username: srv.Username, Password: srv.Password}, "some", nil,
-		"type: webdav", "webdav-url: "+srv.URL, "webdav-username: "+srv.Username, "webdav-password: "+srv.Password)
+		"type: webdav", withPath, "webdav-url: "+srv.URL, "webdav-username: "+srv.Username, "webdav-password: "+srv.Password)
+}
+
+func startOSS(tb testing.TB) Place {
+	tb.Helper()
+	srv := servers.OSS(tb)
+	srv.CreateBucket(bucket, false)
+	return place(tb, oss.Config{
+		Bucket: bucket, Endpoint: srv.Endpoint, Region: srv.Region, AccessKeyID: srv.AccessKeyID, AccessKeySecret: srv.AccessKeySecret,
+	}, "some", srv.Env(), "type: oss", withPath, "bucket: "+bucket, "endpoint: "+srv.Endpoint, "region: "+srv.Region)
+}
+
+// natsPool has the connections of this process, which a test closes before the
+// server ends: they would look for it again and again.
+var natsPool nats.Pool
+
+func startNATS(tb testing.TB) Place {
+	tb.Helper()
+	srv := servers.NATS(tb, "")
+	srv.CreateBucket(jetstream.ObjectStoreConfig{Bucket: bucket})
+	tb.Cleanup(natsPool.Close)
+	return place(tb, nats.Config{Server: srv.Addr, Bucket: bucket}, "some", srv.Env(),
+		`url: "nats://`+srv.Addr+"/"+bucket+`/PATH"`)
 }

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -25,7 +24,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const tenantN = 20
+// Of all tenants, underLoad are looked at while applications write.
+const (
+	tenantN   = 12
+	underLoad = 3
+)
 
 // A host is one directory of tenants that the program replicates by pattern.
 type host struct {
@@ -59,6 +62,7 @@ func TestMultiDB(t *testing.T) {
 	}
 	for _, name := range backends.Names() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t, program, backends.Start(t, name))
 			h.run()
 		})
@@ -76,13 +80,12 @@ multi-db:
   patterns: ["%[1]s/data/*/tenants/*.db"]
   state-dir: %[1]s/state
   scan-interval: 200ms
-  max-hot-databases: 8
+  max-hot-databases: 5
   write-detection: {hot-duration: 1s}
   replica-template:
     sync-interval: 20ms
-    path: "%[2]s"
-    %[3]s
-`, dir, path.Join(p.Base, "fleet/{{project}}/{{tenant}}"), strings.Join(p.YAML, "\n    "))
+    %[2]s
+`, dir, strings.Join(p.Section("fleet/{{project}}/{{tenant}}"), "\n    "))
 	if err := os.WriteFile(h.config, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +185,7 @@ func (h *host) run() {
 // the program to its answer.
 func (h *host) checkUnderLoad() {
 	h.t.Helper()
-	for _, tn := range h.tenants[:4] {
+	for _, tn := range h.tenants[:underLoad] {
 		before := tn.acked()
 		h.litestream("sync", "-socket", filepath.Join(h.dir, "socket"), "-wait", "-timeout", "60", tn.path)
 		if got := h.restore(tn, false); got < before {
