@@ -13,11 +13,17 @@ const late = 5 * time.Second
 // TestBackends checks one random schedule on each kind of storage against the
 // oracle, on a real server.
 func TestBackends(t *testing.T) {
+	t.Parallel()
 	d := 4 * time.Second
 	if testing.Short() {
 		d = time.Second
 	}
-	onBackends(t, d, 1)
+	for _, name := range backends.Names() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			onBackend(t, name, d, 1)
+		})
+	}
 }
 
 // TestBackendsSoak is TestBackends for as long as -soak says, on each.
@@ -25,17 +31,15 @@ func TestBackendsSoak(t *testing.T) {
 	if *soakFor == 0 {
 		t.Skip("give a duration: -args -soak 10m")
 	}
-	onBackends(t, *soakFor, 3)
+	for _, name := range backends.Names() {
+		t.Run(name, func(t *testing.T) { onBackend(t, name, *soakFor, 3) })
+	}
 }
 
-func onBackends(t *testing.T, d time.Duration, parallel int) {
+func onBackend(t *testing.T, name string, d time.Duration, parallel int) {
 	t.Helper()
-	for _, name := range backends.Names() {
-		t.Run(name, func(t *testing.T) {
-			server := backends.Start(t, name)
-			seed := chosenSeed()
-			t.Logf("seed %d", seed)
-			runWorlds(t, seed, d, parallel, &server)
-		})
-	}
+	server := backends.Start(t, name)
+	seed := chosenSeed()
+	t.Logf("seed %d", seed)
+	runWorlds(t, seed, d, parallel, &server)
 }

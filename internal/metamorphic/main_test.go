@@ -31,6 +31,10 @@ type writerConfig struct {
 func TestMain(m *testing.M) {
 	role := os.Getenv(roleEnv)
 	if role == "" {
+		// The tests wait for other processes most of the time.
+		if err := flag.Set("test.parallel", "4"); err != nil {
+			panic(err)
+		}
 		goleak.VerifyTestMain(m)
 	}
 	if err := runRole(role, []byte(os.Getenv(argEnv))); err != nil {

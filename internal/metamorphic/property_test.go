@@ -94,7 +94,8 @@ func tempRoot() string {
 
 // TestProperty checks random schedules against the oracle.
 func TestProperty(t *testing.T) {
-	d := 45 * time.Second
+	t.Parallel()
+	d := 25 * time.Second
 	if testing.Short() {
 		d = 5 * time.Second
 	}
