@@ -143,6 +143,17 @@ func (s *S3Server) Client() *s3.Client {
 // it is not installed.
 func Versitygw(tb testing.TB, overTLS bool) *S3Server {
 	tb.Helper()
+	return startVersitygw(tb, overTLS, false)
+}
+
+// VersitygwVersions is Versitygw with buckets that can keep versions.
+func VersitygwVersions(tb testing.TB) *S3Server {
+	tb.Helper()
+	return startVersitygw(tb, false, true)
+}
+
+func startVersitygw(tb testing.TB, overTLS, versions bool) *S3Server {
+	tb.Helper()
 	path := binary(tb, "LITESTREAM_TEST_VERSITYGW", "versitygw", "servers")
 	dir, addr := tb.TempDir(), freeAddr(tb)
 	data := filepath.Join(dir, "data")
@@ -157,6 +168,11 @@ func Versitygw(tb testing.TB, overTLS bool) *S3Server {
 		caFile = cert
 	}
 	args = append(args, "posix")
+	if versions {
+		versionDir := filepath.Join(dir, "versions")
+		mkdir(tb, versionDir)
+		args = append(args, "--versioning-dir", versionDir)
+	}
 	if !hasUserXattrs(data) {
 		sidecar := filepath.Join(dir, "sidecar")
 		mkdir(tb, sidecar)
