@@ -198,6 +198,9 @@ func (m *MultiDBManager) loadLocked(rec *registry.Record, info registry.Info, no
 		s.state, s.since = TenantGone, secondsOf(rec.GoneAt)
 		s.set(tenantDoomed, rec.State&recordDoomed != 0)
 		m.upkeep.set(i, earliest(rec.Due, deletedDue(rec.GoneAt, m.cfg().DeletedRetention)))
+		if s.has(tenantDoomed) {
+			m.upkeep.set(i, now) // it was begun, and is gone on with whatever the settings are by now
+		}
 		s.set(tenantDeleted, true)
 	default: // it is looked at as if it were new
 	}

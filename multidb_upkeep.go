@@ -216,7 +216,7 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 		m.mu.Unlock()
 		return nil
 	}
-	gone, stopped := s.state == TenantGone, s.has(tenantStopped)
+	gone, stopped, doomed := s.state == TenantGone, s.has(tenantStopped), s.has(tenantDoomed)
 	deleted := deletedDue(s.Since(), m.cfg().DeletedRetention)
 	if !open && !run.known {
 		run.files = m.decodeFiles(path, stored)
@@ -224,8 +224,8 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 	run.known = true
 	files := run.files
 	m.mu.Unlock()
-	if gone && !deleted.IsZero() && !deleted.After(m.now()) {
-		if m.matchesNothing(t.Pattern) {
+	if gone && (doomed || !deleted.IsZero() && !deleted.After(m.now())) {
+		if !doomed && m.matchesNothing(t.Pattern) {
 			return errPatternEmpty
 		}
 		return m.deleteTenant(ctx, i, path, client)

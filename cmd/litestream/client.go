@@ -70,6 +70,9 @@ func oneDatabase(args []string, try string) (string, error) {
 // maxClientTimeout keeps a number of seconds within what a duration can say.
 const maxClientTimeout = 365 * 24 * time.Hour
 
+// errNoDaemon means that nobody answers at the socket.
+var errNoDaemon = errors.New("failed to connect to control socket")
+
 // do sends a request and returns the body of a successful answer, which has to
 // be closed. verb names the command in an error of the daemon.
 func (c *client) do(ctx context.Context, verb, method, target string, body any) (io.ReadCloser, error) {
@@ -99,7 +102,7 @@ func (c *client) do(ctx context.Context, verb, method, target string, body any) 
 	}
 	res, err := hc.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("failed to connect to control socket: %w", err)
+		return nil, fmt.Errorf("%w: %w", errNoDaemon, err)
 	}
 	if res.StatusCode == http.StatusOK {
 		return res.Body, nil

@@ -245,6 +245,26 @@ func (s *controlService) Unregister(ctx context.Context, path string) (control.S
 	return control.StateResponse{Status: "unregistered", Path: path, TXID: uint64(info.Status.TXID)}, nil
 }
 
+// Purge implements control.Service.
+func (s *controlService) Purge(ctx context.Context, path string, force bool) (control.PurgeResponse, error) {
+	if _, err := s.store.DBInfo(path); err == nil {
+		return control.PurgeResponse{}, conflict("%s is a database of dbs: stop and unregister it, and purge it while no daemon replicates it", path)
+	}
+	if !s.covers(path) {
+		return control.PurgeResponse{}, &control.Error{Status: http.StatusNotFound, Err: fmt.Errorf("%w: %s", litestream.ErrDatabaseNotFound, path)}
+	}
+	res, err := s.fleet.PurgeTenant(ctx, path, force)
+	if errors.Is(err, litestream.ErrNotPurgeable) {
+		return control.PurgeResponse{}, conflict("%w", err)
+	} else if err != nil {
+		return control.PurgeResponse{}, err
+	}
+	return control.PurgeResponse{
+		Path: path, Files: res.Files, V03: res.V03, Unfinished: res.Rest, Bytes: res.Bytes, TXID: uint64(res.Newest),
+		Kept: keptVersions(res.Kept),
+	}, nil
+}
+
 // TXID implements control.Service.
 func (s *controlService) TXID(path string) (uint64, error) {
 	info, err := s.store.DBInfo(path)

@@ -17,7 +17,7 @@ import (
 )
 
 func main() {
-	a := &app{stdout: os.Stdout, stderr: os.Stderr, signals: notifySignals, hangups: notifyHangups, newRunner: newStore}
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, signals: notifySignals, hangups: notifyHangups, newRunner: newStore}
 	copyEnv("LITESTREAM_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID")
 	copyEnv("LITESTREAM_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY")
 	os.Exit(a.main(context.Background(), os.Args[1:]))
@@ -32,6 +32,7 @@ func copyEnv(from, to string) {
 
 // app is one run of the command; tests give it writers of their own.
 type app struct {
+	stdin          io.Reader // nil: there is nobody to ask
 	stdout, stderr io.Writer
 
 	// signals delivers interrupts until stop is called.
@@ -95,6 +96,7 @@ func commands() []command {
 		{"list", "list the databases of a running daemon", &listHelp, (*app).runList},
 		{"list-tenants", "list the databases that a replica holds", &listTenantsHelp, (*app).runListTenants},
 		{"ltx", "list the LTX files of a replica", &ltxHelp, (*app).runLTX},
+		{"purge", "delete the backup of a deleted database", &purgeHelp, (*app).runPurge},
 		{"register", "add a database to a running daemon", &registerHelp, (*app).runRegister},
 		{"reload", "have a running daemon read its configuration again", &reloadHelp, (*app).runReload},
 		{"replicate", "replicate databases until stopped, or once", &replicateHelp, (*app).runReplicate},

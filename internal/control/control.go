@@ -38,6 +38,10 @@ type Service interface {
 	Register(ctx context.Context, path, replicaURL string) (StateResponse, error)
 	Unregister(ctx context.Context, path string) (StateResponse, error)
 
+	// Purge deletes the replica of a database of multi-db whose file was
+	// deleted; force is that of PurgeRequest.
+	Purge(ctx context.Context, path string, force bool) (PurgeResponse, error)
+
 	// TXID returns the newest captured transaction of a database.
 	TXID(path string) (uint64, error)
 
@@ -95,6 +99,40 @@ type ListResponse struct {
 type PathRequest struct {
 	Path    string `json:"path"`
 	Timeout int    `json:"timeout,omitempty"` // seconds; 30 if it is not positive
+}
+
+// PurgeRequest is the body of POST /purge.
+type PurgeRequest struct {
+	Path string `json:"path"`
+
+	// Force is for a database that is there and was stopped, and for one whose
+	// pattern matches nothing.
+	Force   bool `json:"force,omitempty"`
+	Timeout int  `json:"timeout,omitempty"` // seconds; 30 if it is not positive
+}
+
+// PurgeResponse is what was deleted of a replica.
+type PurgeResponse struct {
+	Path       string        `json:"path"`
+	Files      int           `json:"files"`       // LTX files
+	V03        int           `json:"v03_objects"` // of a backup of Litestream v0.3
+	Unfinished int           `json:"unfinished"`  // writes that did not end
+	Bytes      int64         `json:"bytes"`       // of all
+	TXID       uint64        `json:"txid"`        // newest that there was
+	Kept       *KeptVersions `json:"kept,omitempty"`
+}
+
+// KeptVersions is what the storage keeps of what was deleted.
+type KeptVersions struct {
+	Versions    int        `json:"versions"`
+	Bytes       int64      `json:"bytes"`
+	Markers     int        `json:"delete_markers"`
+	LockAsked   int        `json:"lock_asked"` // versions whose lock was asked for
+	Locked      int        `json:"locked"`
+	LockedUntil *time.Time `json:"locked_until,omitempty"`
+	LegalHolds  int        `json:"legal_holds"`
+	DefaultLock string     `json:"default_lock,omitempty"` // that new objects get
+	Untold      []string   `json:"untold,omitempty"`       // what the storage does not tell
 }
 
 // RegisterRequest is the body of POST /register.

@@ -114,6 +114,10 @@ func (f *fakeService) Unregister(ctx context.Context, path string) (control.Stat
 	return control.StateResponse{Status: "unregistered", Path: path}, f.do(ctx, path)
 }
 
+func (f *fakeService) Purge(ctx context.Context, path string, force bool) (control.PurgeResponse, error) {
+	return control.PurgeResponse{Path: path, Files: map[bool]int{false: 1, true: 2}[force], TXID: 2}, f.do(ctx, path)
+}
+
 func (f *fakeService) TXID(path string) (uint64, error) {
 	return 2, f.do(context.Background(), path)
 }
@@ -230,6 +234,8 @@ func TestServer_Answers(t *testing.T) {
 		{"POST", "/register", `{"path":"/db/9","replica_url":"file:///r"}`, 200, `{"status":"registered","path":"/db/9"}`},
 		{"POST", "/register", `{"path":"/db/9"}`, 400, `{"error":"replica_url required"}`},
 		{"POST", "/register", `{"path":"/closed","replica_url":"x"}`, 409, `{"error":"database not open: /closed"}`},
+		{"POST", "/purge", `{"path":"/db/0","force":true}`, 200, `{"path":"/db/0","files":2,"v03_objects":0,"unfinished":0,"bytes":0,"txid":2}`},
+		{"POST", "/purge", `{"path":"/closed"}`, 409, `{"error":"database not open: /closed"}`},
 		{"POST", "/unregister", `{"path":"/db/0"}`, 200, `{"status":"unregistered","path":"/db/0","txid":0}`},
 		{"POST", "/reload", `{}`, 501, `{"error":"this daemon was not started with a configuration file: there is nothing to reload"}`},
 		{"GET", "/debug/sync-status", "", 200, `{"databases":[{"path":"/db/0","active":false,"txid":2}]}`},
@@ -265,7 +271,7 @@ func TestServer_BadBodies(t *testing.T) {
 		"\x00\xff":          "400 invalid character",
 		`{"path":"` + strings.Repeat("x", control.MaxBodyBytes) + `"}`: "413 larger than 65536 bytes",
 	} {
-		for _, target := range []string{"/sync", "/start", "/stop", "/register", "/unregister", "/reload"} {
+		for _, target := range []string{"/sync", "/start", "/stop", "/register", "/unregister", "/reload", "/purge"} {
 			if target == "/reload" && strings.Contains(body, "path\":1") {
 				continue // it has no path
 			}

@@ -24,6 +24,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /register", s.handleRegister)
 	mux.HandleFunc("POST /unregister", s.handleState(Service.Unregister))
 	mux.HandleFunc("POST /reload", s.handleReload)
+	mux.HandleFunc("POST /purge", s.handlePurge)
 	mux.HandleFunc("GET /debug/sync-status", s.handleSyncStatus)
 	for path, h := range map[string]http.HandlerFunc{
 		"":        pprof.Index,
@@ -137,6 +138,21 @@ func (s *Server) handleReload(w http.ResponseWriter, r *http.Request) {
 	}
 	s.operate(context.WithoutCancel(r.Context()), w, timeoutOf(req.Timeout), func(ctx context.Context) (any, error) {
 		return s.opt.Reload(ctx, req.DryRun)
+	})
+}
+
+// handlePurge goes on if the client hangs up.
+func (s *Server) handlePurge(w http.ResponseWriter, r *http.Request) {
+	var req PurgeRequest
+	if !s.decode(w, r, &req) {
+		return
+	}
+	path, ok := s.path(w, req.Path)
+	if !ok {
+		return
+	}
+	s.operate(context.WithoutCancel(r.Context()), w, timeoutOf(req.Timeout), func(ctx context.Context) (any, error) {
+		return s.opt.Service.Purge(ctx, path, req.Force)
 	})
 }
 

@@ -96,6 +96,10 @@ type Options struct {
 	Logger *slog.Logger     // nil: silent
 	Now    func() time.Time // nil: time.Now
 	BootID [16]byte         // of the machine's boot; zero: not known
+
+	// KeepBoot leaves the boot that is stored, for an owner that looks after none
+	// of what a reboot may have lost.
+	KeepBoot bool
 }
 
 func (o Options) withDefaults() Options {
@@ -208,8 +212,12 @@ func (r *Registry) begin(ctx context.Context) error {
 	r.info, r.bound = row.Info, row.bound
 	r.info.Fresh = r.w.fresh
 	r.info.SameBoot = row.boot == r.opt.BootID && row.boot != [16]byte{}
+	boot := r.opt.BootID
+	if r.opt.KeepBoot {
+		boot = row.boot
+	}
 	err = r.w.durably(func() error {
-		return r.w.run(ctx, setBegun, r.opt.BootID[:], r.opt.Now().UnixNano())
+		return r.w.run(ctx, setBegun, boot[:], r.opt.Now().UnixNano())
 	})
 	if err != nil {
 		return fmt.Errorf("note that it is in use: %w", err)
