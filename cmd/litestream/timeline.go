@@ -72,7 +72,7 @@ func (a *app) runTimeline(ctx context.Context, args []string) error {
 	src.client.SetLogger(newLogger(a.stderr, src.logging))
 	t, err := litestream.OpenTimeline(ctx, src.client)
 	if errors.Is(err, litestream.ErrNoBackups) {
-		return errors.Join(fmt.Errorf("no restore point of %s: %w", src.arg, err), a.noteV03(ctx, src))
+		return noPoints(ctx, src, err)
 	} else if err != nil {
 		return err
 	}
@@ -84,6 +84,26 @@ func (a *app) runTimeline(ctx context.Context, args []string) error {
 	default:
 		return a.printTimeline(src.arg, t, time.Now())
 	}
+}
+
+// noPoints is the error of a replica without restore points, which may be a
+// backup of Litestream v0.3.
+func noPoints(ctx context.Context, src *source, none error) error {
+	files, err := litestream.ListV03(ctx, src.client)
+	if err != nil || len(files) == 0 {
+		return errors.Join(fmt.Errorf("no restore point of %s: %w", src.arg, none), err)
+	}
+	oldest, newest := files[0].CreatedAt, files[0].CreatedAt
+	for _, f := range files {
+		if f.CreatedAt.Before(oldest) {
+			oldest = f.CreatedAt
+		}
+		if f.CreatedAt.After(newest) {
+			newest = f.CreatedAt
+		}
+	}
+	return fmt.Errorf("%s holds a backup of Litestream v0.3 only, made from %s to %s: it has no transactions to list; restore -timestamp T restores it",
+		src.arg, oldest.UTC().Format(time.RFC3339), newest.UTC().Format(time.RFC3339))
 }
 
 func newTimelineReport(t *litestream.Timeline, now time.Time) *timelineReport {
