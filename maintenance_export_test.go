@@ -30,3 +30,9 @@ func (f *tenantFiles) NoteUpload(info *ltx.FileInfo, now time.Time) { f.noteUplo
 
 // Due calls due.
 func (f tenantFiles) Due(s MaintenanceSettings, path string) time.Time { return f.due(s, path) }
+
+// Lost reports whether nothing is known but that the database is deleted.
+func (f tenantFiles) Lost() bool {
+	f.gone = false
+	return f == tenantFiles{}
+}

@@ -1,6 +1,7 @@
 package litestream_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -186,12 +187,55 @@ func (m *maintenanceModel) fly() {
 	}
 }
 
+// verify holds that Verify finds nothing wrong with a listing.
+func (m *maintenanceModel) verify() {
+	m.t.Helper()
+	if m.uploaded == 0 {
+		return
+	}
+	s := m.m.Settings
+	opt := litestream.VerifyOptions{
+		Now:     func() time.Time { return m.now },
+		Promise: &litestream.VerifyPromise{Levels: s.Levels, SnapshotRetention: s.SnapshotRetention, L0Retention: s.L0Retention, Tenant: true},
+	}
+	opt.SetKnobs(1, litestream.RestoreKnobs{ChunkBytes: 1})
+	for range 2 {
+		res, err := litestream.Verify(m.t.Context(), listedLevels{levels: m.client.listing()}, opt)
+		if err != nil || res.State != litestream.VerifyOK {
+			m.fatalf("verify: %v, %s", err, res.Summary())
+		}
+		opt.Promise = nil
+	}
+}
+
+// listedLevels is a replica that only lists.
+type listedLevels struct {
+	litestream.ReplicaClient
+	levels [litestream.SnapshotLevel + 1][]*ltx.FileInfo
+}
+
+// Init implements litestream.ReplicaClient.
+func (listedLevels) Init(context.Context) error { return nil }
+
+// LTXTree implements litestream.TreeLister.
+func (c listedLevels) LTXTree(context.Context) (tree []*ltx.FileInfo, err error) {
+	for level, files := range c.levels {
+		for _, f := range files {
+			info := *f
+			info.Level, info.Size = level, max(info.Size, 1000) // those of the model have no real ones
+			tree = append(tree, &info)
+		}
+	}
+	return tree, nil
+}
+
 func (m *maintenanceModel) check() {
 	m.t.Helper()
 	levels := m.client.listing()
 	if a := m.m.Problems(levels, 1); len(a) > 0 {
 		m.fatalf("a validation would find %v", a)
 	}
+	m.verify()
 	promised := m.promised()
 	if len(promised) > 12 { // the ends and some between
 		promised = append(promised[:2:2], promised[len(promised)-2-m.rng.IntN(8):]...)
@@ -246,7 +290,7 @@ func (m *maintenanceModel) settle() {
 		m.fatalf("due at %s after a year of silence", due)
 	}
 	m.logf("%d runs to settle", m.runs-runs)
-	if data, err := m.files.MarshalBinary(); err != nil || len(data) == 0 {
+	if m.files.Lost() {
 		return // the record was lost, and nothing uploaded since: nobody looks
 	}
 	if s := m.m.Settings; s.L0Retention > 0 && !m.gone && m.uploaded > 1 {

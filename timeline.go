@@ -40,7 +40,7 @@ func OpenTimeline(ctx context.Context, client ReplicaClient) (*Timeline, error) 
 // time counts: a snapshot of a position is younger than the position.
 func newTimeline(levels levelFiles) *Timeline {
 	files := sortedByMax(slices.Concat(levels[:]...))
-	restorable, _ := restorablePoints(files)
+	restorable := restorablePoints(files)
 	t := &Timeline{}
 	for i := 0; i < len(files); {
 		p := TimelinePoint{TXID: files[i].MaxTXID, At: files[i].CreatedAt}

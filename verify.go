@@ -119,7 +119,7 @@ type VerifyOptions struct {
 	Grace time.Duration
 
 	// Promise is what has to be restorable besides the newest position; nil:
-	// every file boundary behind the oldest base.
+	// nothing is known of it.
 	Promise *VerifyPromise
 
 	// Expect returns what others know of the replica. It is called ahead of each
@@ -248,7 +248,7 @@ func Verify(ctx context.Context, client ReplicaClient, opt VerifyOptions) (Verif
 		return v.res, fmt.Errorf("init replica client: %w", err)
 	}
 	var before []VerifyFinding
-	for look := 0; look < maxVerifyLooks; look++ {
+	for range maxVerifyLooks {
 		err := v.look(ctx)
 		switch {
 		case errors.Is(err, errVanished):
@@ -324,7 +324,7 @@ func (v *verification) look(ctx context.Context) (err error) {
 	v.levels = levelsOf(tree)
 	v.res.Files = len(tree)
 	v.checkListing()
-	if v.opt.Level >= VerifyChecksum && len(tree) > 0 && !(v.opt.NewestOnly && v.opt.Level == VerifyRestore) {
+	if v.opt.Level >= VerifyChecksum && len(tree) > 0 && (!v.opt.NewestOnly || v.opt.Level == VerifyRead || v.opt.Level == VerifyChecksum) {
 		if err := v.readFiles(ctx); err != nil {
 			return err
 		}

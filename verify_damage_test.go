@@ -3,6 +3,7 @@ package litestream_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -336,7 +337,7 @@ func pagesOf(data []byte) []byte {
 	for {
 		var hdr ltx.PageHeader
 		err := dec.DecodePage(&hdr, page)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			return nil
@@ -368,7 +369,7 @@ func withoutPage(t *testing.T, data []byte, rng *rand.Rand) ([]byte, bool) {
 	for {
 		p := page{data: make([]byte, hdr.PageSize)}
 		err := dec.DecodePage(&p.hdr, p.data)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			t.Fatal(err)

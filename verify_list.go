@@ -21,8 +21,10 @@ func (v *verification) checkListing() {
 			if info.Size >= minLTXBytes {
 				return false
 			}
-			v.find(VerifyFinding{VerifyCorrupt, VerifyList, objectName(info),
-				fmt.Sprintf("%d bytes are too short for an ltx file", info.Size)}, info)
+			v.find(VerifyFinding{
+				VerifyCorrupt, VerifyList, objectName(info),
+				fmt.Sprintf("%d bytes are too short for an ltx file", info.Size),
+			}, info)
 			return true
 		})
 	}
@@ -59,18 +61,24 @@ func (v *verification) checkExpected(newest *ltx.FileInfo) {
 		switch {
 		case e.TXID == 0 && e.Through.IsZero():
 		case e.TXID > have && !e.At.IsZero() && now.Sub(e.At) < v.opt.Grace:
-			v.find(VerifyFinding{VerifyMissingDelayed, VerifyList, "newest position",
-				fmt.Sprintf("the %s knows txid %s since %s ago and %s: it may not be listed yet", e.Source, e.TXID, now.Sub(e.At).Round(time.Second), ends)})
+			v.find(VerifyFinding{
+				VerifyMissingDelayed, VerifyList, "newest position",
+				fmt.Sprintf("the %s knows txid %s since %s ago and %s: it may not be listed yet", e.Source, e.TXID, now.Sub(e.At).Round(time.Second), ends),
+			})
 		case e.TXID > have:
-			v.find(VerifyFinding{VerifyMissingLost, VerifyList, "newest position",
-				fmt.Sprintf("the %s knows txid %s%s and %s: what lies between was deleted, or never arrived", e.Source, e.TXID, since(e.At), ends)})
+			v.find(VerifyFinding{
+				VerifyMissingLost, VerifyList, "newest position",
+				fmt.Sprintf("the %s knows txid %s%s and %s: what lies between was deleted, or never arrived", e.Source, e.TXID, since(e.At), ends),
+			})
 		case newest != nil && e.TXID < have && newest.CreatedAt.Before(e.Through.Add(-v.opt.Grace)):
 			knows := "it does not know this database"
 			if e.TXID > 0 {
 				knows = "it ends at txid " + e.TXID.String()
 			}
-			v.find(VerifyFinding{VerifyDiverged, VerifyList, e.Source,
-				fmt.Sprintf("%s although the replica reached txid %s at %s", knows, have, newest.CreatedAt.UTC().Format(time.RFC3339))})
+			v.find(VerifyFinding{
+				VerifyDiverged, VerifyList, e.Source,
+				fmt.Sprintf("%s although the replica reached txid %s at %s", knows, have, newest.CreatedAt.UTC().Format(time.RFC3339)),
+			})
 		}
 	}
 }
@@ -95,15 +103,15 @@ func (v *verification) promise() *levelPromise {
 // ends of the files of level 0 and 1.
 func (v *verification) checkPoints(usable levelFiles) {
 	files := sortedByMax(slices.Concat(usable[:]...))
-	restorable, firstBase := restorablePoints(files)
+	restorable := restorablePoints(files)
 	v.res.Points = len(restorable)
 	promise := v.promise()
+	if promise == nil {
+		return // what cannot be reached may be left over from an interrupted deletion
+	}
 	for i := 0; i < len(files); i++ {
 		wanted := func(f *ltx.FileInfo) bool {
-			if f.Level > 1 || restorable[f.MaxTXID] {
-				return false
-			}
-			return promise != nil && promise.holds(f) || promise == nil && f.MaxTXID > firstBase
+			return f.Level <= 1 && !restorable[f.MaxTXID] && promise.holds(f)
 		}
 		if !wanted(files[i]) {
 			continue
@@ -115,27 +123,26 @@ func (v *verification) checkPoints(usable levelFiles) {
 				n++
 			}
 		}
-		v.find(VerifyFinding{VerifyMissingLost, VerifyList, objectName(first),
+		v.find(VerifyFinding{
+			VerifyMissingLost, VerifyList, objectName(first),
 			fmt.Sprintf("files ahead of it are missing: the restore points from txid %s of %s to txid %s (%d files) are lost",
-				first.MaxTXID, first.CreatedAt.UTC().Format(time.RFC3339), last.MaxTXID, n)})
+				first.MaxTXID, first.CreatedAt.UTC().Format(time.RFC3339), last.MaxTXID, n),
+		})
 	}
 }
 
-// restorablePoints returns every position that a chain of files ends at, and the
-// lowest one that a file holds alone. The files ascend by MaxTXID.
+// restorablePoints returns every position that a chain of files ends at. The
+// files ascend by MaxTXID.
 //
 // A chain to a position uses only files that end there or before, and each of
 // its files ends at such a position itself. So one pass finds them all.
-func restorablePoints(files []*ltx.FileInfo) (points map[ltx.TXID]bool, firstBase ltx.TXID) {
-	points = make(map[ltx.TXID]bool, len(files))
+func restorablePoints(files []*ltx.FileInfo) map[ltx.TXID]bool {
+	points := make(map[ltx.TXID]bool, len(files))
 	var reached, below ltx.TXID // the two highest positions so far
 	for _, f := range files {
 		from := reached
 		if from == f.MaxTXID {
 			from = below
-		}
-		if f.MinTXID == 1 && (f.Level == SnapshotLevel || f.Level == 0) && firstBase == 0 {
-			firstBase = f.MaxTXID
 		}
 		if points[f.MaxTXID] || f.MinTXID > from+1 || from == 0 && f.MinTXID != 1 {
 			continue
@@ -143,7 +150,7 @@ func restorablePoints(files []*ltx.FileInfo) (points map[ltx.TXID]bool, firstBas
 		points[f.MaxTXID] = true
 		below, reached = reached, f.MaxTXID
 	}
-	return points, firstBase
+	return points
 }
 
 // checkBoundaries looks for restore points that are missing between two files
@@ -160,9 +167,11 @@ func (v *verification) checkBoundaries(usable levelFiles) {
 			if level == 1 && v.opt.Promise.Tenant && snapshotWithin(usable[SnapshotLevel], p) {
 				continue
 			}
-			v.find(VerifyFinding{VerifyMissingLost, VerifyList, objectName(p.Next),
+			v.find(VerifyFinding{
+				VerifyMissingLost, VerifyList, objectName(p.Next),
 				fmt.Sprintf("on this level txids %s-%s are missing ahead of it, and with them restore points",
-					p.Prev.MaxTXID+1, p.Next.MinTXID-1)})
+					p.Prev.MaxTXID+1, p.Next.MinTXID-1),
+			})
 		}
 	}
 }

@@ -183,8 +183,10 @@ func (v *verification) step(info *ltx.FileInfo, in *stepInput) error {
 	}
 	if other, ok := v.pages.points[s.txid]; ok {
 		if other.print != s.print() {
-			v.find(VerifyFinding{VerifyCorrupt, VerifyRead, objectName(info),
-				fmt.Sprintf("at txid %s it leads to another database than %s", s.txid, trailText(other.trail))}, append(other.trail, s.trail...)...)
+			v.find(VerifyFinding{
+				VerifyCorrupt, VerifyRead, objectName(info),
+				fmt.Sprintf("at txid %s it leads to another database than %s", s.txid, trailText(other.trail)),
+			}, append(other.trail, s.trail...)...)
 			return nil
 		}
 		s.trail = slices.DeleteFunc(s.trail, func(f *ltx.FileInfo) bool { return !slices.Contains(other.trail, f) }) // two ways agree
@@ -220,8 +222,10 @@ func (v *verification) compareExpected(s *pageState, level VerifyLevel) {
 			continue
 		}
 		if n > 0 {
-			v.find(VerifyFinding{VerifyDiverged, level, e.Source,
-				fmt.Sprintf("at txid %s it knows other checksums of %d pages, page %d the first, than %s leads to", s.txid, n, first, trailText(s.trail))},
+			v.find(VerifyFinding{
+				VerifyDiverged, level, e.Source,
+				fmt.Sprintf("at txid %s it knows other checksums of %d pages, page %d the first, than %s leads to", s.txid, n, first, trailText(s.trail)),
+			},
 				s.trail...)
 		}
 	}

@@ -165,7 +165,11 @@ func (f *verifyFleet) addListed(ctx context.Context, add func(string) *tenantKno
 		return err
 	}
 	lister, ok := root.(litestream.ReplicaLister)
-	if !ok || c.tenants.Invertible() != nil {
+	if !ok {
+		return nil
+	}
+	if err := c.tenants.Invertible(); err != nil {
+		f.logger.Warn("replicas that the catalog lacks are not looked for", "reason", err)
 		return nil
 	}
 	if err := root.Init(ctx); err != nil {
