@@ -21,6 +21,7 @@ import (
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // ReplicaClientType is the name of this kind of replica in configurations.
@@ -258,7 +259,7 @@ func (c *ReplicaClient) deleteLevel(ctx context.Context, level int) error {
 			return errors.Join(append(errs, err)...)
 		}
 		_, _, err := ltx.ParseFilename(entry.Name())
-		_, temporary := parseTempName(entry.Name())
+		_, temporary := blob.ParseTempName(entry.Name())
 		if entry.IsDir() || (err != nil && !temporary) {
 			continue
 		}

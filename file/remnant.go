@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 var _ litestream.RemnantClient = (*ReplicaClient)(nil)
@@ -23,7 +24,7 @@ func (c *ReplicaClient) Remnants(ctx context.Context) ([]litestream.Remnant, err
 			return nil, c.fail("list", levelKey(level), err)
 		}
 		for _, entry := range entries {
-			if _, ok := parseTempName(entry.Name()); !ok || entry.IsDir() {
+			if _, ok := blob.ParseTempName(entry.Name()); !ok || entry.IsDir() {
 				continue
 			}
 			r := litestream.Remnant{Kind: litestream.RemnantUpload, Name: levelKey(level) + "/" + entry.Name()}

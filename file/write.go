@@ -8,24 +8,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // abandonedAfter is the age from which a temporary file counts as left behind
 // by a crash. No single file takes that long to write.
 const abandonedAfter = 24 * time.Hour
-
-// tempSeq tells apart the temporary files that this process begins in the same
-// nanosecond.
-var tempSeq atomic.Uint64
 
 // WriteLTXFile stores a file under its name in one step, replacing one that is
 // there already.
@@ -87,7 +81,7 @@ type newFile struct {
 // size. When it returns, the file, its name and those of the folders above it
 // survive a power cut.
 func (c *ReplicaClient) store(n newFile) (size int64, err error) {
-	dir, tmp := filepath.Dir(n.dst), tempName(n.dst, time.Now())
+	dir, tmp := filepath.Dir(n.dst), blob.TempName(n.dst, time.Now())
 	f, missing, err := c.createTemp(tmp)
 	if err != nil {
 		return 0, err
@@ -237,42 +231,11 @@ func (c *ReplicaClient) sweep(dir string) {
 		return // what cannot be read is left to whoever can
 	}
 	for _, entry := range entries {
-		begun, ok := parseTempName(entry.Name())
+		begun, ok := blob.ParseTempName(entry.Name())
 		if !ok || time.Since(begun) < abandonedAfter {
 			continue
 		}
 		err := os.Remove(filepath.Join(dir, entry.Name()))
 		c.logger.Load().Info("removed abandoned temporary file", "path", filepath.Join(dir, entry.Name()), "error", err)
 	}
-}
-
-// tempName returns an unused name beside dst that tells when the write began:
-// <name>.ltx.<unix nanoseconds>-<process>-<sequence>.tmp. Litestream v0.5 skips
-// it in listings like any name that is not an LTX file's.
-func tempName(dst string, now time.Time) string {
-	return fmt.Sprintf("%s.%d-%d-%d.tmp", dst, now.UnixNano(), os.Getpid(), tempSeq.Add(1))
-}
-
-// parseTempName returns when the write of a temporary file began.
-func parseTempName(name string) (begun time.Time, ok bool) {
-	name, ok = strings.CutSuffix(name, ".tmp")
-	if !ok {
-		return time.Time{}, false
-	}
-	i := strings.LastIndexByte(name, '.')
-	if i < 0 {
-		return time.Time{}, false
-	}
-	if _, _, err := ltx.ParseFilename(name[:i]); err != nil {
-		return time.Time{}, false
-	}
-	nanos, _, ok := strings.Cut(name[i+1:], "-")
-	if !ok {
-		return time.Time{}, false
-	}
-	ns, err := strconv.ParseInt(nanos, 10, 64)
-	if err != nil {
-		return time.Time{}, false
-	}
-	return time.Unix(0, ns), true
 }

@@ -2,7 +2,6 @@ package nats
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -154,32 +153,10 @@ func (cn *connection) close() {
 	}
 }
 
-// Attempts of one operation.
-const (
-	maxAttempts = 6
-	retryWithin = 15 * time.Second // no attempt begins later
-	minDelay    = 100 * time.Millisecond
-	maxDelay    = 2 * time.Second
-)
-
 // do runs an operation on a link, and again if that was lost or the server had
 // a passing trouble. The operation must bear that.
 func (cn *connection) do(ctx context.Context, logger *slog.Logger, op func(ctx context.Context, l *link) error) error {
-	delay := backoff.Backoff{Min: minDelay, Max: maxDelay}
-	began := time.Now()
-	for attempt := 1; ; attempt++ {
-		err := cn.try(ctx, logger, op)
-		if err == nil || !isPassing(err) || attempt == maxAttempts || ctx.Err() != nil || time.Since(began) > retryWithin {
-			return err
-		}
-		timer := time.NewTimer(delay.Next())
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return errors.Join(ctx.Err(), err)
-		}
-	}
+	return backoff.Retry(ctx, isPassing, func() error { return cn.try(ctx, logger, op) })
 }
 
 func (cn *connection) try(ctx context.Context, logger *slog.Logger, op func(ctx context.Context, l *link) error) error {

@@ -16,10 +16,15 @@ import (
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // ReplicaClientType is the name of this kind of replica in configurations.
 const ReplicaClientType = "sftp"
+
+// maxParallel is how many requests of one batch are under way. Servers do one
+// thing after another in a session, so that more would only wait there.
+const maxParallel = 16
 
 // ltxDir is the folder below a replica's path that holds one folder per level.
 const ltxDir = "ltx"
@@ -138,7 +143,7 @@ func (c *ReplicaClient) DeleteLTXFiles(ctx context.Context, a []*ltx.FileInfo) e
 
 // deleteKeys deletes files, named relative to the path.
 func (c *ReplicaClient) deleteKeys(ctx context.Context, keys []string) error {
-	err := parallel(ctx, len(keys), func(i int) error {
+	err := blob.Each(ctx, len(keys), maxParallel, func(ctx context.Context, i int) error {
 		began := time.Now()
 		err := c.ask(ctx, func(client *sftp.Client) error {
 			err := client.Remove(c.join(keys[i]))
@@ -152,7 +157,7 @@ func (c *ReplicaClient) deleteKeys(ctx context.Context, keys []string) error {
 			return c.wrap("delete", keys[i], err)
 		}
 		return nil
-	})
+	}, nil)
 	if err != nil {
 		return c.wrap("delete", ltxDir, err)
 	}
@@ -172,7 +177,7 @@ func (c *ReplicaClient) DeleteAll(ctx context.Context) error {
 		var keys []string
 		for _, entry := range entries {
 			_, _, err := ltx.ParseFilename(entry.Name())
-			_, temporary := parseTempName(entry.Name())
+			_, temporary := blob.ParseTempName(entry.Name())
 			if !entry.IsDir() && (err == nil || temporary) {
 				keys = append(keys, levelKey(level)+"/"+entry.Name())
 			}

@@ -14,6 +14,7 @@ import (
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // LTXFiles lists one level. Without useMetadata, CreatedAt is the modification
@@ -25,8 +26,8 @@ func (c *ReplicaClient) LTXFiles(ctx context.Context, level int, seek ltx.TXID, 
 		return nil, err
 	}
 	if useMetadata {
-		if infos, err = c.readTimestamps(ctx, infos); err != nil {
-			return nil, err
+		if infos, err = blob.ReadTimes(ctx, infos, maxParallel, c.readTimestamp); err != nil {
+			return nil, c.wrap("list", ltxDir, err)
 		}
 	}
 	return ltx.NewFileInfoSliceIterator(infos), nil
@@ -45,10 +46,10 @@ func (c *ReplicaClient) LTXTree(ctx context.Context) ([]*ltx.FileInfo, error) {
 			found = append(found, int(name[0]-'0'))
 		}
 	}
-	err = parallel(ctx, len(found), func(i int) (err error) {
+	err = blob.Each(ctx, len(found), maxParallel, func(ctx context.Context, i int) (err error) {
 		levels[found[i]], err = c.list(ctx, found[i], 0)
 		return err
-	})
+	}, nil)
 	if err != nil {
 		return nil, c.wrap("list", ltxDir, err)
 	}
@@ -65,7 +66,7 @@ func (c *ReplicaClient) list(ctx context.Context, level int, seek ltx.TXID) ([]*
 	var abandoned []string
 	for _, entry := range entries {
 		name := entry.Name()
-		if begun, ok := parseTempName(name); ok && time.Since(begun) > abandonedAfter {
+		if begun, ok := blob.ParseTempName(name); ok && time.Since(begun) > abandonedAfter {
 			abandoned = append(abandoned, levelKey(level)+"/"+name)
 		}
 		minTXID, maxTXID, err := ltx.ParseFilename(name)
@@ -123,34 +124,6 @@ func (c *ReplicaClient) readDir(ctx context.Context, key string) (entries []fs.F
 		return nil, c.wrap("list", key, err)
 	}
 	return entries, nil
-}
-
-// readTimestamps reads the header of each file. One that was deleted since it
-// was listed is left out.
-func (c *ReplicaClient) readTimestamps(ctx context.Context, infos []*ltx.FileInfo) ([]*ltx.FileInfo, error) {
-	gone := make([]bool, len(infos))
-	err := parallel(ctx, len(infos), func(i int) error {
-		info := infos[i]
-		at, err := c.readTimestamp(ctx, info)
-		if errors.Is(err, fs.ErrNotExist) {
-			gone[i] = true
-			return nil
-		} else if err != nil {
-			return err
-		}
-		info.CreatedAt = at
-		return nil
-	})
-	if err != nil {
-		return nil, c.wrap("list", ltxDir, err)
-	}
-	kept := infos[:0]
-	for i, info := range infos {
-		if !gone[i] {
-			kept = append(kept, info)
-		}
-	}
-	return kept, nil
 }
 
 // readTimestamp returns the timestamp of a file's header. A file without one

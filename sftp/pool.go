@@ -161,32 +161,10 @@ func (cn *connection) close() error {
 	return l.close()
 }
 
-// Attempts of one operation.
-const (
-	maxAttempts = 6
-	retryWithin = 15 * time.Second // no attempt begins later
-	minDelay    = 100 * time.Millisecond
-	maxDelay    = 2 * time.Second
-)
-
 // do runs an operation on a session, and again on another connection if the
 // one it ran on was lost. The operation must bear that.
 func (cn *connection) do(ctx context.Context, logger *slog.Logger, op func(ctx context.Context, s *session) error) error {
-	delay := backoff.Backoff{Min: minDelay, Max: maxDelay}
-	began := time.Now()
-	for attempt := 1; ; attempt++ {
-		err := cn.try(ctx, logger, op)
-		if err == nil || !isPassing(err) || attempt == maxAttempts || ctx.Err() != nil || time.Since(began) > retryWithin {
-			return err
-		}
-		timer := time.NewTimer(delay.Next())
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return errors.Join(ctx.Err(), err)
-		}
-	}
+	return backoff.Retry(ctx, isPassing, func() error { return cn.try(ctx, logger, op) })
 }
 
 func (cn *connection) try(ctx context.Context, logger *slog.Logger, op func(ctx context.Context, s *session) error) error {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 var _ litestream.RemnantClient = (*ReplicaClient)(nil)
@@ -19,7 +20,7 @@ func (c *ReplicaClient) Remnants(ctx context.Context) (remnants []litestream.Rem
 			return nil, err
 		}
 		for _, e := range entries {
-			if _, ok := parseTempName(e.Name()); ok && !e.IsDir() {
+			if _, ok := blob.ParseTempName(e.Name()); ok && !e.IsDir() {
 				remnants = append(remnants, litestream.Remnant{
 					Kind: litestream.RemnantUpload, Name: levelKey(level) + "/" + e.Name(), Size: e.Size(),
 				})

@@ -9,14 +9,13 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"strconv"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/pkg/sftp"
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // Extensions of OpenSSH's protocol (PROTOCOL, section 4).
@@ -29,10 +28,6 @@ const (
 // abandonedAfter is the age from which a temporary file counts as left behind
 // by a crash. No single file takes that long to write.
 const abandonedAfter = 24 * time.Hour
-
-// tempSeq tells apart the temporary files that this process begins in the same
-// nanosecond.
-var tempSeq atomic.Uint64
 
 // WriteLTXFile stores a file under its name in one step, replacing one that is
 // there already. A file that can be read at any place, or has at most 32 KiB,
@@ -79,7 +74,7 @@ func (c *ReplicaClient) store(ctx context.Context, key string, src *source, modT
 			client: c, cn: cn, session: s, dst: c.join(key),
 			modTime: modTime, exclusive: exclusive,
 		}
-		u.tmp = tempName(u.dst, began)
+		u.tmp = blob.TempName(u.dst, began)
 		size, err = u.run(ctx, src)
 		if err != nil && src.spent {
 			err = &finalError{err}
@@ -421,32 +416,4 @@ func isRefused(err error) bool {
 func exists(client *sftp.Client, name string) bool {
 	_, err := client.Lstat(name)
 	return err == nil
-}
-
-// tempName returns an unused name beside dst that tells when the write began:
-// <name>.<unix nanoseconds>-<process>-<sequence>.tmp. Litestream v0.5 skips it
-// in listings like any name that is not an LTX file's.
-func tempName(dst string, now time.Time) string {
-	return fmt.Sprintf("%s.%d-%d-%d.tmp", dst, now.UnixNano(), os.Getpid(), tempSeq.Add(1))
-}
-
-// parseTempName returns when the write of a temporary file began.
-func parseTempName(name string) (begun time.Time, ok bool) {
-	name, ok = strings.CutSuffix(name, ".tmp")
-	i := strings.LastIndexByte(name, '.')
-	if !ok || i < 0 {
-		return time.Time{}, false
-	}
-	if _, _, err := ltx.ParseFilename(name[:i]); err != nil {
-		return time.Time{}, false
-	}
-	nanos, _, ok := strings.Cut(name[i+1:], "-")
-	if !ok {
-		return time.Time{}, false
-	}
-	ns, err := strconv.ParseInt(nanos, 10, 64)
-	if err != nil {
-		return time.Time{}, false
-	}
-	return time.Unix(0, ns), true
 }

@@ -15,10 +15,15 @@ import (
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // ReplicaClientType is the name of this kind of replica in configurations.
 const ReplicaClientType = "webdav"
+
+// maxParallel is how many requests of one batch are under way (as upstream has
+// it, compat.md section 5.3).
+const maxParallel = 10
 
 // ltxDir is the folder below a replica's path that holds one folder per level.
 const ltxDir = "ltx"
@@ -118,7 +123,7 @@ func (c *ReplicaClient) DeleteLTXFiles(ctx context.Context, a []*ltx.FileInfo) e
 }
 
 func (c *ReplicaClient) deleteKeys(ctx context.Context, keys []string) error {
-	err := parallel(ctx, len(keys), func(i int) error {
+	err := blob.Each(ctx, len(keys), maxParallel, func(ctx context.Context, i int) error {
 		began := time.Now()
 		err := c.ask(ctx, request{method: http.MethodDelete, target: c.target(keys[i])})
 		if code := statusOf(err); code == http.StatusNotFound || code == http.StatusGone {
@@ -129,7 +134,7 @@ func (c *ReplicaClient) deleteKeys(ctx context.Context, keys []string) error {
 			return c.wrap("delete", keys[i], err)
 		}
 		return nil
-	})
+	}, nil)
 	if err != nil {
 		return c.wrap("delete", ltxDir, err)
 	}
@@ -144,7 +149,7 @@ func (c *ReplicaClient) DeleteAll(ctx context.Context) error {
 		var keys []string
 		err := c.readDir(ctx, levelKey(level), func(e entry) {
 			_, _, err := ltx.ParseFilename(e.name)
-			_, temporary := parseTempName(e.name)
+			_, temporary := blob.ParseTempName(e.name)
 			if !e.dir && (err == nil || temporary) {
 				keys = append(keys, levelKey(level)+"/"+e.name)
 			}

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // Rounds and moves of an examination. A server that checks and moves in two
@@ -41,7 +43,7 @@ func (c *ReplicaClient) examine(ctx context.Context, key string) {
 func (c *ReplicaClient) race(ctx context.Context, key string) (winners int64, err error) {
 	names := make([]string, examineMoves+1) // the last one is moved to
 	for i := range names {
-		names[i] = tempName(key, time.Now())
+		names[i] = blob.TempName(key, time.Now())
 	}
 	sources, target := names[:examineMoves], names[examineMoves]
 	defer func() {
@@ -49,15 +51,15 @@ func (c *ReplicaClient) race(ctx context.Context, key string) (winners int64, er
 			err = errors.Join(err, deleteErr) // swept a day later
 		}
 	}()
-	err = parallel(ctx, len(sources), func(i int) error {
+	err = blob.Each(ctx, len(sources), maxParallel, func(ctx context.Context, i int) error {
 		body := bytes.NewReader([]byte{'x'})
 		return c.ask(ctx, request{method: http.MethodPut, target: c.target(sources[i]), body: io.NewSectionReader(body, 0, body.Size())})
-	})
+	}, nil)
 	if err != nil {
 		return 0, err
 	}
 	var moved atomic.Int64
-	err = parallel(ctx, len(sources), func(i int) error {
+	err = blob.Each(ctx, len(sources), maxParallel, func(ctx context.Context, i int) error {
 		err := c.ask(ctx, request{
 			method: "MOVE", target: c.target(sources[i]), once: true,
 			header: map[string]string{"Destination": c.target(target).String(), "Overwrite": "F"},
@@ -70,6 +72,6 @@ func (c *ReplicaClient) race(ctx context.Context, key string) (winners int64, er
 			moved.Add(1)
 		}
 		return err
-	})
+	}, nil)
 	return moved.Load(), err
 }

@@ -3,7 +3,6 @@ package webdav_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -152,18 +151,4 @@ func (c *counter) Handle(_ context.Context, r slog.Record) error {
 		c.n++
 	}
 	return nil
-}
-
-// TestParallel_Canceled takes no half of the work for the whole.
-func TestParallel_Canceled(t *testing.T) {
-	t.Parallel()
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	err := webdav.Parallel(ctx, 1000, func(int) error { cancel(); return nil })
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("err=%v, want context.Canceled", err)
-	}
-	if err := webdav.Parallel(t.Context(), 100, func(int) error { return nil }); err != nil {
-		t.Error(err)
-	}
 }

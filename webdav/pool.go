@@ -1,20 +1,12 @@
 package webdav
 
 import (
-	"context"
-	"crypto/tls"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
-)
 
-const (
-	dialTimeout     = 30 * time.Second
-	keepAlive       = 30 * time.Second
-	tlsTimeout      = 10 * time.Second
-	idleConnTimeout = 90 * time.Second
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // Pool hands out clients that share connections. The zero value is ready.
@@ -83,51 +75,9 @@ func (p *Pool) connection(o Options) *connection {
 }
 
 func newHTTPClient(k connKey) *http.Client {
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
 	return &http.Client{
-		Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment,
-			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				conn, err := dialer.DialContext(ctx, network, addr)
-				if err != nil {
-					return nil, err
-				}
-				return &stallConn{Conn: conn, timeout: k.responseTimeout}, nil
-			},
-			TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
-			TLSHandshakeTimeout:   tlsTimeout,
-			ResponseHeaderTimeout: k.responseTimeout,
-			ExpectContinueTimeout: time.Second,
-			IdleConnTimeout:       idleConnTimeout,
-			MaxIdleConns:          k.maxConns,
-			MaxIdleConnsPerHost:   k.maxConns,
-			MaxConnsPerHost:       k.maxConns,
-			// LTX files are never to be unpacked on the way.
-			DisableCompression: true,
-		},
+		Transport: blob.NewTransport(k.maxConns, k.responseTimeout),
 		// A redirect would turn most of these methods into GET.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-}
-
-// stallConn fails a read or a write when neither direction has moved a byte for
-// timeout. A transfer that is slow but goes on is never cut.
-type stallConn struct {
-	net.Conn
-	timeout time.Duration
-}
-
-func (c *stallConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(c.timeout)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Read(p)
-}
-
-// Write also gives the peer new time to answer.
-func (c *stallConn) Write(p []byte) (int, error) {
-	if err := c.SetDeadline(time.Now().Add(c.timeout)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 var _ litestream.RemnantClient = (*ReplicaClient)(nil)
@@ -15,7 +16,7 @@ var _ litestream.RemnantClient = (*ReplicaClient)(nil)
 func (c *ReplicaClient) Remnants(ctx context.Context) (remnants []litestream.Remnant, err error) {
 	for level := range litestream.SnapshotLevel + 1 {
 		err := c.readDir(ctx, levelKey(level), func(e entry) {
-			if _, ok := parseTempName(e.name); ok && !e.dir {
+			if _, ok := blob.ParseTempName(e.name); ok && !e.dir {
 				remnants = append(remnants, litestream.Remnant{
 					Kind: litestream.RemnantUpload, Name: levelKey(level) + "/" + e.name, Size: max(e.size, 0),
 				})

@@ -7,10 +7,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/benbjohnson/litestream/internal/backoff"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // Attempts of one request.
@@ -51,21 +51,9 @@ func (c *ReplicaClient) send(ctx context.Context, r request) (*http.Response, er
 				return nil, err
 			}
 		}
-		if waitErr := wait(ctx, d); waitErr != nil {
+		if waitErr := backoff.Wait(ctx, d); waitErr != nil {
 			return nil, errors.Join(waitErr, err)
 		}
-	}
-}
-
-// wait returns after a while, or with an error as soon as ctx is done.
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 
@@ -97,7 +85,7 @@ func (c *ReplicaClient) sendOnce(ctx context.Context, r request) (*http.Response
 		}
 		return nil, &statusError{
 			method: r.method, status: resp.Status, code: resp.StatusCode,
-			retryAfter: parseRetryAfter(resp.Header.Get("Retry-After")),
+			retryAfter: blob.ParseRetryAfter(resp.Header.Get("Retry-After")),
 		}
 	}
 }
@@ -138,17 +126,6 @@ func (c *ReplicaClient) ask(ctx context.Context, r request) error {
 func drain(resp *http.Response) {
 	_, _ = io.CopyN(io.Discard, resp.Body, maxDrain) // an error costs the connection only
 	_ = resp.Body.Close()
-}
-
-// parseRetryAfter reads both forms of the header (RFC 9110 section 10.2.3).
-func parseRetryAfter(s string) time.Duration {
-	if n, err := strconv.Atoi(s); err == nil && n > 0 {
-		return time.Duration(n) * time.Second
-	}
-	if t, err := http.ParseTime(s); err == nil {
-		return max(0, time.Until(t))
-	}
-	return 0
 }
 
 // sourceReader tells errors of what is uploaded from those of the network.

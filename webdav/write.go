@@ -10,14 +10,12 @@ import (
 	"net/http"
 	"os"
 	"path"
-	"strconv"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream/internal/backoff"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 const (
@@ -38,10 +36,6 @@ const (
 	cleanupTimeout = 5 * time.Second
 	hurriedCleanup = 200 * time.Millisecond // if the caller waits no longer
 )
-
-// tempSeq tells apart the temporary files that this process begins in the same
-// nanosecond.
-var tempSeq atomic.Uint64
 
 // WriteLTXFile stores a file under its name in one step, replacing one that is
 // there already.
@@ -143,7 +137,7 @@ func (c *ReplicaClient) store(ctx context.Context, key string, body *io.SectionR
 		return err
 	}
 	c.connection().writes.Store(true)
-	tmp := tempName(key, began)
+	tmp := blob.TempName(key, began)
 	err := c.upload(ctx, tmp, body)
 	if err == nil {
 		err = c.move(ctx, tmp, key, body.Size(), exclusive)
@@ -212,7 +206,7 @@ func (c *ReplicaClient) makeDirs(ctx context.Context, dir string) error {
 		if err == nil || attempt == attempts || !isPassing(err) && !mayLackFolder(err) {
 			return err
 		}
-		if err := wait(ctx, delay.Next()); err != nil {
+		if err := backoff.Wait(ctx, delay.Next()); err != nil {
 			return err
 		}
 	}
@@ -296,32 +290,4 @@ func (c *ReplicaClient) discard(ctx context.Context, tmp string) {
 	if err := c.ask(ctx, request{method: http.MethodDelete, target: c.target(tmp), once: true}); err != nil {
 		c.logger.Load().Debug("temporary file not removed", "key", tmp, "error", err)
 	}
-}
-
-// tempName returns an unused name beside key that tells when the write began:
-// <name>.<unix nanoseconds>-<process>-<sequence>.tmp. Litestream v0.5 skips it
-// in listings like any name that is not an LTX file's.
-func tempName(key string, now time.Time) string {
-	return fmt.Sprintf("%s.%d-%d-%d.tmp", key, now.UnixNano(), os.Getpid(), tempSeq.Add(1))
-}
-
-// parseTempName returns when the write of a temporary file began.
-func parseTempName(name string) (begun time.Time, ok bool) {
-	name, ok = strings.CutSuffix(name, ".tmp")
-	i := strings.LastIndexByte(name, '.')
-	if !ok || i < 0 {
-		return time.Time{}, false
-	}
-	if _, _, err := ltx.ParseFilename(name[:i]); err != nil {
-		return time.Time{}, false
-	}
-	nanos, _, ok := strings.Cut(name[i+1:], "-")
-	if !ok {
-		return time.Time{}, false
-	}
-	ns, err := strconv.ParseInt(nanos, 10, 64)
-	if err != nil {
-		return time.Time{}, false
-	}
-	return time.Unix(0, ns), true
 }

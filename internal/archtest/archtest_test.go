@@ -72,8 +72,6 @@ var mayStartGoroutines = []string{
 	"internal/mcpserver/server.go", // one listener, which Close waits for
 	"nats/pool.go",                 // the one attempt to connect, which closing the pool waits for
 	"sftp/link.go",                 // calls that may be given up, which closing the connection waits for
-	"sftp/parallel.go",             // parallel requests of one batch, which waits for them
-	"webdav/parallel.go",           // the same
 	"tests/servers/proxy.go",       // both directions of each connection, which the end of the test waits for
 	"cmd/*/*.go",
 }

@@ -135,10 +135,12 @@ func TestEach(t *testing.T) {
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	err := blob.Each(ctx, 3, 2, func(context.Context, int) error { return nil }, func(error) bool { return false })
+	err := blob.Each(ctx, 1000, 10, func(context.Context, int) error { cancel(); return nil }, nil)
 	if !errors.Is(err, context.Canceled) {
-		t.Errorf("canceled: err=%v, want context.Canceled", err)
+		t.Errorf("canceled: err=%v, want context.Canceled: half of the work is no whole", err)
+	}
+	if err := blob.Each(ctx, 3, 2, func(context.Context, int) error { return nil }, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled before: err=%v, want context.Canceled", err)
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 const maxErrors = 5
 
 // Each calls fn for 0 to n-1, up to workers of them at a time, and waits for all
-// it started. It goes on after an error; once hopeless says so of one, or ctx
-// ends, nothing more is started. It returns the first few errors.
+// it started. It goes on after an error; once hopeless, which may be nil, says so
+// of one, or ctx ends, nothing more is started. It returns the first few errors.
 func Each(ctx context.Context, n, workers int, fn func(ctx context.Context, i int) error, hopeless func(error) bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -38,7 +38,7 @@ func Each(ctx context.Context, n, workers int, fn func(ctx context.Context, i in
 					}
 				}
 				mu.Unlock()
-				if hopeless(err) {
+				if hopeless != nil && hopeless(err) {
 					cancel()
 				}
 			}

@@ -32,7 +32,7 @@ type Listing struct {
 	Root Layout
 	Seek ltx.TXID // files that begin before it are left out
 
-	infos   []*ltx.FileInfo
+	timed   []*ltx.FileInfo
 	untimed []*ltx.FileInfo // those without the time of their header
 }
 
@@ -49,18 +49,19 @@ func (l *Listing) Add(e Entry) {
 	info := &ltx.FileInfo{Level: level, MinTXID: minTXID, MaxTXID: maxTXID, Size: e.Size, CreatedAt: e.Stored.UTC()}
 	if t, err := time.Parse(time.RFC3339Nano, e.Timestamp); err == nil {
 		info.CreatedAt = t.UTC()
+		l.timed = append(l.timed, info)
 	} else {
 		l.untimed = append(l.untimed, info)
 	}
-	l.infos = append(l.infos, info)
 }
 
 // Sorted returns the files in ascending order of level, MinTXID and MaxTXID.
 func (l *Listing) Sorted() []*ltx.FileInfo {
-	slices.SortFunc(l.infos, func(a, b *ltx.FileInfo) int {
+	infos := slices.Concat(l.timed, l.untimed)
+	slices.SortFunc(infos, func(a, b *ltx.FileInfo) int {
 		return cmp.Or(cmp.Compare(a.Level, b.Level), cmp.Compare(a.MinTXID, b.MinTXID), cmp.Compare(a.MaxTXID, b.MaxTXID))
 	})
-	return l.infos
+	return infos
 }
 
 // headerWorkers is the number of headers that are read at a time.
@@ -78,28 +79,38 @@ func (l *Listing) ReadHeaders(ctx context.Context, open OpenFunc) error {
 	})
 }
 
-// ReadTimes asks for the time of each file that came without one, up to workers
-// of them at a time, and drops those that were deleted meanwhile.
-func (l *Listing) ReadTimes(ctx context.Context, workers int, read func(ctx context.Context, key string) (time.Time, error)) error {
-	gone := make(map[*ltx.FileInfo]bool)
-	missing := make([]bool, len(l.untimed))
-	err := Each(ctx, len(l.untimed), workers, func(ctx context.Context, i int) error {
-		info := l.untimed[i]
-		t, err := read(ctx, l.Root.File(info.Level, info.MinTXID, info.MaxTXID))
-		if missing[i] = errors.Is(err, fs.ErrNotExist); missing[i] {
+// ReadTimes asks for the time of each file that came without one, as ReadTimes
+// without a listing does.
+func (l *Listing) ReadTimes(ctx context.Context, workers int, read func(ctx context.Context, key string) (time.Time, error)) (err error) {
+	l.untimed, err = ReadTimes(ctx, l.untimed, workers, func(ctx context.Context, info *ltx.FileInfo) (time.Time, error) {
+		return read(ctx, l.Root.File(info.Level, info.MinTXID, info.MaxTXID))
+	})
+	return err
+}
+
+// ReadTimes sets the time of each file to what read says, with up to workers
+// calls at a time, until one fails. It returns infos, whose array it uses, without
+// the files that are gone: those that read says fs.ErrNotExist of.
+func ReadTimes(ctx context.Context, infos []*ltx.FileInfo, workers int, read func(ctx context.Context, info *ltx.FileInfo) (time.Time, error)) ([]*ltx.FileInfo, error) {
+	gone := make([]bool, len(infos))
+	err := Each(ctx, len(infos), workers, func(ctx context.Context, i int) error {
+		t, err := read(ctx, infos[i])
+		if gone[i] = errors.Is(err, fs.ErrNotExist); gone[i] {
 			return nil
 		}
-		info.CreatedAt = t
+		infos[i].CreatedAt = t
 		return err
 	}, func(error) bool { return true })
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for i, info := range l.untimed {
-		gone[info] = missing[i]
+	kept := infos[:0]
+	for i, info := range infos {
+		if !gone[i] {
+			kept = append(kept, info)
+		}
 	}
-	l.infos = slices.DeleteFunc(l.infos, func(info *ltx.FileInfo) bool { return gone[info] })
-	return nil
+	return kept, nil
 }
 
 // HeaderTime reads the time of a file from its LTX header.

@@ -1,4 +1,0 @@
-package webdav
-
-// Parallel is parallel.
-var Parallel = parallel
