@@ -173,33 +173,17 @@ func (s *session) open(ctx context.Context, key string, offset, size int64) (io.
 	return d.Open()
 }
 
-// newDownload makes sure that the body is the range that was asked for. A
-// server may ignore the header and send everything.
+// newDownload makes sure that the body is the range that was asked for.
 func newDownload(resp *azblob.DownloadStreamResponse, offset, size int64) (*blob.Download, error) {
-	d := &blob.Download{Body: resp.Body}
-	if resp.ContentRange != nil {
-		var first, last int64
-		if _, err := fmt.Sscanf(*resp.ContentRange, "bytes %d-%d", &first, &last); err != nil {
-			return nil, fmt.Errorf("read content range %q: %w", *resp.ContentRange, err)
-		}
-		d.Size = last - first + 1
-		if first != offset || (size > 0 && d.Size > size) {
-			return nil, fmt.Errorf("server sent range %q, asked for offset %d, size %d", *resp.ContentRange, offset, size)
-		}
-		return d, nil
+	length := int64(-1)
+	if resp.ContentLength != nil {
+		length = *resp.ContentLength
 	}
-	if resp.ContentLength == nil || *resp.ContentLength < 0 {
-		return nil, errors.New("server sent a blob without its length")
-	}
-	d.Skip = min(offset, *resp.ContentLength)
-	d.Size = *resp.ContentLength - d.Skip
-	if size > 0 {
-		d.Size = min(d.Size, size)
-	}
-	if len(resp.ContentMD5) == md5.Size && d.Size == *resp.ContentLength {
+	d, err := blob.NewDownload(resp.Body, resp.ContentRange, length, offset, size)
+	if err == nil && d.Whole && len(resp.ContentMD5) == md5.Size {
 		d.Hash, d.Sum = md5.New(), resp.ContentMD5 //nolint:gosec // against accidents
 	}
-	return d, nil
+	return d, err
 }
 
 // deleteWorkers is the number of deletes in flight. There is a request that

@@ -174,45 +174,18 @@ func (s *session) open(ctx context.Context, key string, offset, size int64) (io.
 		s.observe("GET", 0, began, err)
 		return nil, s.fail("get", key, err)
 	}
-	d, err := newDownload(resp, offset, size)
+	d, err := blob.NewDownload(resp.Body, blob.ContentRange(resp), resp.ContentLength, offset, size)
 	if err != nil {
 		err = errors.Join(err, resp.Body.Close())
 		s.observe("GET", 0, began, err)
 		return nil, s.fail("get", key, err)
 	}
+	if sum := headerChecksum(resp.Header); sum != nil && d.Whole {
+		d.Hash, d.Sum = crc64.New(crcTable), sum
+	}
 	d.Fail = func(err error) error { return s.fail("get", key, err) }
 	d.Done = func(n int64, err error) { s.observe("GET", n, began, err) }
 	return d.Open()
-}
-
-// newDownload makes sure that the body is the range that was asked for. A
-// server may ignore the header and send everything.
-func newDownload(resp *http.Response, offset, size int64) (*blob.Download, error) {
-	d := &blob.Download{Body: resp.Body}
-	if resp.StatusCode == http.StatusPartialContent {
-		var first, last int64
-		rng := resp.Header.Get("Content-Range")
-		if _, err := fmt.Sscanf(rng, "bytes %d-%d", &first, &last); err != nil {
-			return nil, fmt.Errorf("read content range %q: %w", rng, err)
-		}
-		d.Size = last - first + 1
-		if first != offset || (size > 0 && d.Size > size) {
-			return nil, fmt.Errorf("server sent range %q, asked for offset %d, size %d", rng, offset, size)
-		}
-		return d, nil
-	}
-	if resp.ContentLength < 0 {
-		return nil, errors.New("server sent an object without its length")
-	}
-	d.Skip = min(offset, resp.ContentLength)
-	d.Size = resp.ContentLength - d.Skip
-	if size > 0 {
-		d.Size = min(d.Size, size)
-	}
-	if sum := headerChecksum(resp.Header); sum != nil && d.Size == resp.ContentLength {
-		d.Hash, d.Sum = crc64.New(crcTable), sum
-	}
-	return d, nil
 }
 
 // headerChecksum returns the checksum of the whole object that an answer names,

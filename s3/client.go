@@ -1,7 +1,6 @@
 package s3
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +19,7 @@ import (
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // ReplicaClientType is the name of this kind of replica in configurations.
@@ -29,10 +28,6 @@ const ReplicaClientType = "s3"
 // MetadataTimestampKey is the name of the user metadata that holds the
 // timestamp of the LTX header (compat.md section 5.3).
 const MetadataTimestampKey = "litestream-timestamp"
-
-// maxBuffered is the size in bytes up to which a file is read when it is
-// opened. A larger one holds a connection until it is closed.
-const maxBuffered = 256 << 10
 
 // maxDeleteKeys is the most keys that one DeleteObjects takes.
 const maxDeleteKeys = 1000
@@ -146,6 +141,10 @@ func (c *ReplicaClient) session(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
+// prefix is what all keys begin with. Nothing is cleaned: the path is part of
+// existing keys as it stands.
+func (c *ReplicaClient) prefix() blob.Prefix { return blob.Prefix(c.Path) }
+
 // customerKey returns the three headers of every request that touches an object
 // encrypted with the customer's key, or nothing.
 func (s *session) customerKey() (algorithm, key, keyMD5 *string) {
@@ -160,7 +159,7 @@ func (s *session) customerKey() (algorithm, key, keyMD5 *string) {
 // that breaks while reading is an error, never a short file. Above 256 KiB the
 // file holds one of the MaxConns connections until it is closed.
 func (c *ReplicaClient) OpenLTXFile(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, offset, size int64) (io.ReadCloser, error) {
-	key := c.key(level, minTXID, maxTXID)
+	key := c.prefix().File(level, minTXID, maxTXID)
 	if offset < 0 || size < 0 {
 		return nil, c.fail("get", key, fmt.Errorf("invalid range: offset %d, size %d", offset, size))
 	}
@@ -188,64 +187,28 @@ func (s *session) open(ctx context.Context, key string, offset, size int64) (io.
 		s.observe("GET", 0, began, err)
 		return nil, s.fail("get", key, err)
 	}
-	body, err := s.checkRange(out, offset, size)
+	d, err := s.newDownload(out, offset, size)
 	if err != nil {
 		err = errors.Join(err, out.Body.Close())
 		s.observe("GET", 0, began, err)
 		return nil, s.fail("get", key, err)
 	}
-	or := &objectReader{session: s, key: key, began: began, body: out.Body, r: body.r, left: body.left}
-	if body.left > maxBuffered {
-		return or, nil
-	}
-	// The connection is free again before the caller opens the next file. Who
-	// merges hundreds of small files opens all of them first, and would wait
-	// for the connections that its own open files hold.
-	b, err := io.ReadAll(or)
-	if err := errors.Join(err, or.Close()); err != nil {
-		return nil, err
-	}
-	return io.NopCloser(bytes.NewReader(b)), nil
+	d.Fail = func(err error) error { return s.fail("get", key, err) }
+	d.Done = func(n int64, err error) { s.observe("GET", n, began, err) }
+	return d.Open()
 }
 
-// rangedBody is the wanted part of an answer's body.
-type rangedBody struct {
-	r    io.Reader
-	left int64 // bytes that must come; -1 if the server did not say
-}
-
-// checkRange makes sure that the body is the range that was asked for. A
-// server may ignore the header and send everything.
-func (s *session) checkRange(out *s3.GetObjectOutput, offset, size int64) (rangedBody, error) {
-	if out.ContentRange != nil {
-		var first, last int64
-		if _, err := fmt.Sscanf(*out.ContentRange, "bytes %d-%d", &first, &last); err != nil {
-			return rangedBody{}, fmt.Errorf("read content range %q: %w", *out.ContentRange, err)
-		}
-		n := last - first + 1
-		if first != offset || (size > 0 && n > size) {
-			return rangedBody{}, fmt.Errorf("server sent range %q, asked for offset %d, size %d", *out.ContentRange, offset, size)
-		}
-		return rangedBody{r: out.Body, left: n}, nil
+// newDownload makes sure that the body is the range that was asked for.
+func (s *session) newDownload(out *s3.GetObjectOutput, offset, size int64) (*blob.Download, error) {
+	length := int64(-1)
+	if out.ContentLength != nil {
+		length = *out.ContentLength
 	}
-
-	if out.ContentLength == nil {
-		return rangedBody{}, errors.New("server sent an object without its length")
-	}
-	if offset > 0 || size > 0 && size < *out.ContentLength {
+	d, err := blob.NewDownload(out.Body, out.ContentRange, length, offset, size)
+	if err == nil && out.ContentRange == nil && !d.Whole {
 		s.warnRangeless()
 	}
-	left := *out.ContentLength - offset
-	if left <= 0 {
-		return rangedBody{r: http.NoBody}, nil
-	}
-	if _, err := io.CopyN(io.Discard, out.Body, offset); err != nil {
-		return rangedBody{}, fmt.Errorf("skip to offset %d: %w", offset, err)
-	}
-	if size > 0 {
-		left = min(left, size)
-	}
-	return rangedBody{r: io.LimitReader(out.Body, left), left: left}, nil
+	return d, err
 }
 
 // warnRangeless tells once of a server that sends whole objects whatever part is
@@ -255,59 +218,6 @@ func (s *session) warnRangeless() {
 		s.logger.Load().Warn("s3 server ignores the range of reads and sends whole objects: reads of parts are slow and cost traffic",
 			"endpoint", publicEndpoint(s.Endpoint), "bucket", s.Bucket)
 	}
-}
-
-// objectReader reads a body and fails if it ends early. It may be closed while
-// it is read.
-type objectReader struct {
-	session *session
-	key     string
-	body    io.Closer
-
-	mu      sync.Mutex // guards the rest; held while the body is read
-	began   time.Time
-	r       io.Reader
-	n, left int64
-	err     error
-}
-
-func (or *objectReader) Read(p []byte) (int, error) {
-	or.mu.Lock()
-	defer or.mu.Unlock()
-	if or.err != nil {
-		return 0, or.err
-	}
-	n, err := or.r.Read(p)
-	or.n += int64(n)
-	or.left -= int64(n)
-	switch {
-	case err == nil:
-		return n, nil
-	case errors.Is(err, io.EOF) && or.left == 0:
-		or.err = io.EOF
-	case errors.Is(err, io.EOF):
-		or.err = or.session.fail("get", or.key, io.ErrUnexpectedEOF)
-	default:
-		or.err = or.session.fail("get", or.key, err)
-	}
-	return n, or.err
-}
-
-// Close ends the operation and reports what was read.
-func (or *objectReader) Close() error {
-	err := or.body.Close() // wakes a read that waits
-	or.mu.Lock()
-	defer or.mu.Unlock()
-	if or.began.IsZero() {
-		return nil // closed before
-	}
-	failure := or.err
-	if errors.Is(failure, io.EOF) {
-		failure = nil
-	}
-	or.session.observe("GET", or.n, or.began, failure)
-	or.began = time.Time{}
-	return err
 }
 
 // isRangeError reports whether a range begins behind the end of its object.
@@ -328,31 +238,18 @@ func (c *ReplicaClient) DeleteLTXFiles(ctx context.Context, a []*ltx.FileInfo) e
 	}
 	keys := make([]string, 0, len(a))
 	for _, info := range a {
-		keys = append(keys, c.key(info.Level, info.MinTXID, info.MaxTXID))
+		keys = append(keys, c.prefix().File(info.Level, info.MinTXID, info.MaxTXID))
 	}
 	return s.deleteKeys(ctx, keys)
 }
 
 // DeleteAll deletes every LTX file below the path. Other objects stay.
 func (c *ReplicaClient) DeleteAll(ctx context.Context) error {
-	s, err := c.session(ctx)
+	infos, err := c.LTXTree(ctx)
 	if err != nil {
 		return err
 	}
-	for level := range litestream.SnapshotLevel + 1 {
-		infos, err := s.list(ctx, level, 0)
-		if err != nil {
-			return err
-		}
-		keys := make([]string, 0, len(infos))
-		for _, info := range infos {
-			keys = append(keys, c.key(level, info.MinTXID, info.MaxTXID))
-		}
-		if err := s.deleteKeys(ctx, keys); err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.DeleteLTXFiles(ctx, infos)
 }
 
 func (s *session) deleteKeys(ctx context.Context, keys []string) error {
@@ -407,16 +304,6 @@ func (s *session) deleteBatch(ctx context.Context, keys []string) error {
 	err = errors.Join(errs...)
 	s.observe("DELETE", 0, began, err)
 	return err
-}
-
-// prefix returns the beginning of all keys of a level, and key a whole one.
-// Nothing is cleaned: the path is part of existing keys as it stands.
-func (c *ReplicaClient) prefix(level int) string {
-	return fmt.Sprintf("%s/%04x/", c.Path, level)
-}
-
-func (c *ReplicaClient) key(level int, minTXID, maxTXID ltx.TXID) string {
-	return c.prefix(level) + ltx.FormatFilename(minTXID, maxTXID)
 }
 
 // observe reports one finished operation.

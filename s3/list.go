@@ -1,11 +1,8 @@
 package s3
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -13,8 +10,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/superfly/ltx"
 
-	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
+
+// maxParallelHeads bounds the metadata requests of one listing.
+const maxParallelHeads = 50
 
 // LTXFiles lists one level. Without useMetadata, CreatedAt is the time of
 // upload; with it, every object costs a request of its own.
@@ -23,16 +23,22 @@ func (c *ReplicaClient) LTXFiles(ctx context.Context, level int, seek ltx.TXID, 
 	if err != nil {
 		return nil, err
 	}
-	infos, err := s.list(ctx, level, seek)
+	prefix := s.prefix().Level(level)
+	in := &s3.ListObjectsV2Input{Bucket: aws.String(s.Bucket), Prefix: aws.String(prefix)}
+	if seek > 0 {
+		// Every name that begins with this TXID is longer, hence behind it. A
+		// server that ignores the parameter costs time only.
+		in.StartAfter = aws.String(prefix + seek.String())
+	}
+	l := blob.Listing{Root: s.prefix(), Seek: seek}
+	err = s.eachObject(ctx, in, func(obj *types.Object) { l.Add(entry(obj)) })
+	if err == nil && useMetadata {
+		err = l.ReadTimes(ctx, maxParallelHeads, s.timestamp)
+	}
 	if err != nil {
-		return nil, err
+		return nil, s.wrap("list", prefix, err)
 	}
-	if useMetadata {
-		if infos, err = s.readTimestamps(ctx, infos); err != nil {
-			return nil, err
-		}
-	}
-	return ltx.NewFileInfoSliceIterator(infos), nil
+	return ltx.NewFileInfoSliceIterator(l.Sorted()), nil
 }
 
 // LTXTree lists all levels with one request per 1,000 files. CreatedAt is the
@@ -44,74 +50,38 @@ func (c *ReplicaClient) LTXTree(ctx context.Context) ([]*ltx.FileInfo, error) {
 	}
 	// The names of all level folders begin alike. Databases that are stored
 	// below this one's path are so left out of the listing.
-	root := s.Path + "/"
-	in := &s3.ListObjectsV2Input{Bucket: aws.String(s.Bucket), Prefix: aws.String(root + levelPrefix)}
-	var infos []*ltx.FileInfo
-	err = s.eachObject(ctx, in, func(obj *types.Object) {
-		level, name, ok := splitLevel(strings.TrimPrefix(aws.ToString(obj.Key), root))
-		if !ok {
-			return
-		}
-		if info := fileInfo(level, name, obj); info != nil {
-			infos = append(infos, info)
-		}
-	})
-	if err != nil {
+	in := &s3.ListObjectsV2Input{Bucket: aws.String(s.Bucket), Prefix: aws.String(s.prefix().Tree())}
+	l := blob.Listing{Root: s.prefix()}
+	if err := s.eachObject(ctx, in, func(obj *types.Object) { l.Add(entry(obj)) }); err != nil {
 		return nil, err
 	}
-	// S3 lists in this order, which not all of its likes promise.
-	slices.SortFunc(infos, func(a, b *ltx.FileInfo) int {
-		return cmp.Or(cmp.Compare(a.Level, b.Level), cmp.Compare(a.MinTXID, b.MinTXID), cmp.Compare(a.MaxTXID, b.MaxTXID))
-	})
-	return infos, nil
+	return l.Sorted(), nil
 }
 
-// levelPrefix is how the folder of every level begins; one digit follows.
-const levelPrefix = "000"
-
-// splitLevel splits a key relative to the path into level and file name.
-func splitLevel(rel string) (level int, name string, ok bool) {
-	rest, ok := strings.CutPrefix(rel, levelPrefix)
-	if !ok || len(rest) < 2 || rest[1] != '/' || rest[0] < '0' || rest[0] > '0'+litestream.SnapshotLevel {
-		return 0, "", false
-	}
-	return int(rest[0] - '0'), rest[2:], true
+func entry(obj *types.Object) blob.Entry {
+	return blob.Entry{Key: aws.ToString(obj.Key), Size: aws.ToInt64(obj.Size), Stored: aws.ToTime(obj.LastModified)}
 }
 
-// list reads all pages of a level's listing.
-func (s *session) list(ctx context.Context, level int, seek ltx.TXID) (infos []*ltx.FileInfo, err error) {
-	prefix := s.prefix(level)
-	in := &s3.ListObjectsV2Input{Bucket: aws.String(s.Bucket), Prefix: aws.String(prefix)}
-	if seek > 0 {
-		// Every name that begins with this TXID is longer, hence behind it. A
-		// server that ignores the parameter costs time only.
-		in.StartAfter = aws.String(prefix + seek.String())
-	}
-	err = s.eachObject(ctx, in, func(obj *types.Object) {
-		name, ok := strings.CutPrefix(aws.ToString(obj.Key), prefix)
-		if !ok {
-			return
-		}
-		if info := fileInfo(level, name, obj); info != nil && info.MinTXID >= seek {
-			infos = append(infos, info)
-		}
-	})
-	return infos, err
-}
-
-// fileInfo returns what a listing tells of a file, nil if it is no LTX file.
-func fileInfo(level int, name string, obj *types.Object) *ltx.FileInfo {
-	minTXID, maxTXID, err := ltx.ParseFilename(name)
+// timestamp returns the time of a file's LTX header: from the metadata, or from
+// the header itself where a copy of the bucket has lost the metadata. The time
+// of upload would be a guess, and a restore to a point in time cannot guess.
+func (s *session) timestamp(ctx context.Context, key string) (time.Time, error) {
+	in := &s3.HeadObjectInput{Bucket: aws.String(s.Bucket), Key: aws.String(key)}
+	in.SSECustomerAlgorithm, in.SSECustomerKey, in.SSECustomerKeyMD5 = s.customerKey()
+	began := time.Now()
+	out, err := s.api.HeadObject(ctx, in)
+	s.observe("GET", 0, began, err)
 	if err != nil {
-		return nil
+		return time.Time{}, s.fail("get", key, err)
 	}
-	return &ltx.FileInfo{
-		Level:     level,
-		MinTXID:   minTXID,
-		MaxTXID:   maxTXID,
-		Size:      aws.ToInt64(obj.Size),
-		CreatedAt: aws.ToTime(obj.LastModified).UTC(),
+	if t, err := time.Parse(time.RFC3339Nano, out.Metadata[MetadataTimestampKey]); err == nil {
+		return t.UTC(), nil
 	}
+	t, err := blob.HeaderTime(ctx, s.open, key)
+	if err != nil {
+		return time.Time{}, s.wrap("get", key, err)
+	}
+	return t, nil
 }
 
 // eachObject reads all pages of a listing. A listing is whole or an error: a

@@ -84,7 +84,7 @@ func (c *ReplicaClient) Empty(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	began := time.Now()
-	prefix := c.objectPrefix()
+	prefix := c.prefix().Objects()
 	out, err := s.api.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
 		Bucket: aws.String(s.Bucket), Prefix: aws.String(prefix), MaxKeys: aws.Int32(1),
 	})
@@ -96,21 +96,8 @@ func (c *ReplicaClient) Empty(ctx context.Context) (bool, error) {
 	return len(out.Contents) == 0 && !aws.ToBool(out.IsTruncated), nil
 }
 
-// objectPrefix returns what the keys of named objects begin with. It is where
-// the keys of databases begin whose paths begin with this client's.
-func (c *ReplicaClient) objectPrefix() string {
-	switch {
-	case c.Path == "" || c.Path == ".":
-		return ""
-	case c.Path[len(c.Path)-1] == '/':
-		return c.Path
-	default:
-		return c.Path + "/"
-	}
-}
-
 func (c *ReplicaClient) objectKey(op, name string) (string, error) {
-	key := c.objectPrefix() + name
+	key := c.prefix().Objects() + name
 	if !fs.ValidPath(name) || name == "." {
 		return "", c.fail(op, key, fmt.Errorf("invalid object name: %q", name))
 	}

@@ -40,7 +40,7 @@ func (c *ReplicaClient) Remnants(ctx context.Context) ([]litestream.Remnant, err
 // uploads lists the uploads of LTX files that are open.
 func (s *session) uploads(ctx context.Context) (remnants []litestream.Remnant, err error) {
 	root := s.Path + "/"
-	in := &s3.ListMultipartUploadsInput{Bucket: aws.String(s.Bucket), Prefix: aws.String(root + levelPrefix)}
+	in := &s3.ListMultipartUploadsInput{Bucket: aws.String(s.Bucket), Prefix: aws.String(s.prefix().Tree())}
 	for {
 		began := time.Now()
 		out, err := s.api.ListMultipartUploads(ctx, in)
@@ -68,10 +68,9 @@ func (s *session) uploads(ctx context.Context) (remnants []litestream.Remnant, e
 
 // isFile reports whether a key is that of an LTX file of this path.
 func (c *ReplicaClient) isFile(key string) bool {
-	rel, ok := strings.CutPrefix(key, c.Path+"/")
-	_, name, isLevel := splitLevel(rel)
+	_, name, ok := c.prefix().Split(key)
 	_, _, err := ltx.ParseFilename(name)
-	return ok && isLevel && err == nil
+	return ok && err == nil
 }
 
 // DeleteRemnants aborts uploads, one request for each, and deletes objects.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"time"
 
@@ -16,14 +15,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
-)
 
-// Limits of connecting and of idle connections (compat.md section 2.8).
-const (
-	dialTimeout     = 30 * time.Second
-	keepAlive       = 30 * time.Second
-	tlsTimeout      = 10 * time.Second
-	idleConnTimeout = 90 * time.Second
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // Retries of one request (compat.md section 2.8).
@@ -37,19 +30,6 @@ const (
 // as it does for AWS_CA_BUNDLE.
 func newBuildableClient(k connKey) *awshttp.BuildableClient {
 	return awshttp.NewBuildableClient().WithTransportOptions(func(tr *http.Transport) {
-		tr.TLSHandshakeTimeout = tlsTimeout
-		tr.IdleConnTimeout = idleConnTimeout
-		// As many stay open between requests as may be open at a time, or a
-		// burst of short requests would connect again for most of them.
-		tr.MaxIdleConns = k.maxConns
-		tr.MaxIdleConnsPerHost = k.maxConns
-		tr.MaxConnsPerHost = k.maxConns
-		tr.ResponseHeaderTimeout = k.responseTimeout
-		// LTX files are never to be unpacked on the way.
-		tr.DisableCompression = true
-		// One request per connection, so that a silent connection is a silent
-		// request, and so that uploads do not share one window.
-		tr.ForceAttemptHTTP2 = false
 		if tr.TLSClientConfig == nil {
 			tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 		}
@@ -60,15 +40,8 @@ func newBuildableClient(k connKey) *awshttp.BuildableClient {
 // freezeClient ends the SDK's right to change the client, and makes its
 // connections give up on a silent peer.
 func freezeClient(b *awshttp.BuildableClient, k connKey) *http.Client {
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
 	tr := b.GetTransport()
-	tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dialer.DialContext(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return &stallConn{Conn: conn, timeout: k.responseTimeout}, nil
-	}
+	blob.Limit(tr, k.maxConns, k.responseTimeout)
 	return &http.Client{Transport: tr, CheckRedirect: checkRedirect}
 }
 
@@ -87,29 +60,6 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 		req.Header.Del("X-Amz-Security-Token")
 	}
 	return nil
-}
-
-// stallConn fails a read or a write when neither direction has moved a byte for
-// timeout. A transfer that is slow but goes on is never cut.
-type stallConn struct {
-	net.Conn
-	timeout time.Duration
-}
-
-func (c *stallConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(c.timeout)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Read(p)
-}
-
-// Write also gives the peer new time to answer: while a request is still being
-// sent there is nothing to read.
-func (c *stallConn) Write(p []byte) (int, error) {
-	if err := c.SetDeadline(time.Now().Add(c.timeout)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
 }
 
 // newRetryer returns the rule of when a request is sent again. There is no

@@ -34,7 +34,7 @@ func (c *ReplicaClient) WriteLTXFileExclusive(ctx context.Context, level int, mi
 }
 
 func (c *ReplicaClient) write(ctx context.Context, info *ltx.FileInfo, r io.Reader, exclusive bool) (*ltx.FileInfo, error) {
-	key := c.key(info.Level, info.MinTXID, info.MaxTXID)
+	key := c.prefix().File(info.Level, info.MinTXID, info.MaxTXID)
 	s, err := c.session(ctx)
 	if err != nil {
 		return nil, err

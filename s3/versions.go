@@ -33,7 +33,7 @@ func (c *ReplicaClient) KeptVersions(ctx context.Context) (*litestream.KeptVersi
 	if !v.versioned(ctx) {
 		return &v.kept, ctx.Err()
 	}
-	for _, prefix := range []string{c.Path + "/" + levelPrefix, c.v03Root() + v03.Dir + "/"} {
+	for _, prefix := range []string{c.prefix().Tree(), c.v03Root() + v03.Dir + "/"} {
 		if err := v.list(ctx, prefix); ctx.Err() != nil {
 			return nil, s.fail("list", prefix, ctx.Err())
 		} else if !v.told("versions", err) {

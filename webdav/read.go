@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // maxBuffered is the size in bytes up to which a file is read when it is
@@ -102,31 +104,14 @@ func (r *reader) connect() error {
 // skipTo brings an answer to the wanted offset, and returns how many wanted
 // bytes follow. A server may ignore the range and send everything.
 func skipTo(resp *http.Response, offset, size int64) (left int64, err error) {
-	if resp.StatusCode == http.StatusPartialContent {
-		var first, last int64
-		if _, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d", &first, &last); err != nil {
-			return 0, fmt.Errorf("read content range %q: %w", resp.Header.Get("Content-Range"), err)
-		}
-		n := last - first + 1
-		if first != offset || n < 0 || size > 0 && n > size {
-			return 0, fmt.Errorf("server sent range %q, asked for offset %d, size %d", resp.Header.Get("Content-Range"), offset, size)
-		}
-		return n, nil
+	d, err := blob.NewDownload(resp.Body, blob.ContentRange(resp), resp.ContentLength, offset, size)
+	if err != nil || d.Size == 0 {
+		return 0, err
 	}
-	if resp.ContentLength < 0 {
-		return 0, errors.New("server sent a file without its length")
-	}
-	left = resp.ContentLength - offset
-	if left <= 0 {
-		return 0, nil
-	}
-	if _, err := io.CopyN(io.Discard, resp.Body, offset); err != nil {
+	if _, err := io.CopyN(io.Discard, d.Body, d.Skip); err != nil {
 		return 0, fmt.Errorf("skip to offset %d: %w", offset, err)
 	}
-	if size > 0 {
-		left = min(left, size)
-	}
-	return left, nil
+	return d.Size, nil
 }
 
 // Read reads what follows.

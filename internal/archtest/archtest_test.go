@@ -67,7 +67,6 @@ var mayStartGoroutines = []string{
 	"heartbeat.go",                 // the one request under way, which Close waits for
 	"restore*.go",                  // parallel reads ahead of the writer
 	"fleet_restore*.go",            // databases restored at a time by one call, which waits for them
-	"s3/list_metadata.go",          // parallel requests of one listing, which waits for them
 	"internal/replicatest/*.go",    // concurrent callers of a client under test
 	"internal/mcpserver/server.go", // one listener, which Close waits for
 	"nats/pool.go",                 // the one attempt to connect, which closing the pool waits for

@@ -90,13 +90,13 @@ func TestListing(t *testing.T) {
 		t.Errorf("listing (-want +got):\n%s", diff)
 	}
 
-	var asked []string
-	err := l.ReadHeaders(t.Context(), func(_ context.Context, key string, _, _ int64) (io.ReadCloser, error) {
-		asked = append(asked, key)
+	var asked atomic.Int64
+	err := l.ReadHeaders(t.Context(), func(context.Context, string, int64, int64) (io.ReadCloser, error) {
+		asked.Add(1)
 		return nil, errors.New("broken")
 	})
-	if err == nil || len(asked) == 0 {
-		t.Errorf("err=%v after %q, want the error of reading", err, asked)
+	if err == nil || asked.Load() == 0 {
+		t.Errorf("err=%v after %d files, want the error of reading", err, asked.Load())
 	}
 }
 
@@ -204,6 +204,45 @@ func TestDownload(t *testing.T) {
 			if len(done) == 1 && done[0] == nil {
 				t.Errorf("%d %s: reported as a success", size, tt.name)
 			}
+		}
+	}
+}
+
+func TestNewDownload(t *testing.T) {
+	for _, tt := range []struct {
+		contentRange string // empty: none
+		length       int64
+		offset, size int64
+		want         [2]int64 // skip, size
+		whole        bool
+		err          string
+	}{
+		{"", 10, 0, 0, [2]int64{0, 10}, true, ""},
+		{"", 10, 3, 0, [2]int64{3, 7}, false, ""},
+		{"", 10, 0, 4, [2]int64{0, 4}, false, ""},
+		{"", 10, 8, 4, [2]int64{8, 2}, false, ""},
+		{"", 10, 12, 4, [2]int64{10, 0}, false, ""},
+		{"", -1, 0, 0, [2]int64{}, false, "without its length"},
+		{"bytes 3-9/10", 7, 3, 0, [2]int64{0, 7}, false, ""},
+		{"bytes 3-5/10", 3, 3, 9, [2]int64{0, 3}, false, ""},
+		{"bytes 2-5/10", 3, 3, 3, [2]int64{}, false, "server sent range"},
+		{"bytes 3-9/10", 7, 3, 6, [2]int64{}, false, "server sent range"},
+		{"bytes 3-1/10", 7, 3, 0, [2]int64{}, false, "server sent range"},
+		{"bytes */10", 0, 3, 0, [2]int64{}, false, "read content range"},
+	} {
+		var rng *string
+		if tt.contentRange != "" {
+			rng = &tt.contentRange
+		}
+		d, err := blob.NewDownload(io.NopCloser(strings.NewReader("")), rng, tt.length, tt.offset, tt.size)
+		if tt.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("%+v: err=%v", tt, err)
+			}
+			continue
+		}
+		if err != nil || [2]int64{d.Skip, d.Size} != tt.want || d.Whole != tt.whole {
+			t.Errorf("%+v: got %+v, err=%v", tt, d, err)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"net/http"
 	"sync"
 	"sync/atomic"
 )
@@ -20,6 +21,10 @@ type Download struct {
 	Skip int64 // bytes at the beginning of the body that were not asked for
 	Size int64 // bytes that must follow; what comes behind them is left
 
+	// Whole says that the server has sent all of the object, and that all of it
+	// is wanted.
+	Whole bool
+
 	// Hash and Sum check the content of a whole object, if Hash is set.
 	Hash hash.Hash
 	Sum  []byte
@@ -29,6 +34,44 @@ type Download struct {
 
 	// Done is told once of the bytes read and of the error, which may be nil.
 	Done func(n int64, err error)
+}
+
+// NewDownload makes sure that a body is the part of an object that was asked
+// for: size bytes from offset on, or all that follow if size is 0. The header
+// Content-Range is nil where a server ignored the range and sent all, of a length
+// that is -1 if it does not say.
+func NewDownload(body io.ReadCloser, contentRange *string, length, offset, size int64) (*Download, error) {
+	d := &Download{Body: body}
+	if contentRange != nil {
+		var first, last int64
+		if _, err := fmt.Sscanf(*contentRange, "bytes %d-%d", &first, &last); err != nil {
+			return nil, fmt.Errorf("read content range %q: %w", *contentRange, err)
+		}
+		d.Size = last - first + 1
+		if first != offset || d.Size < 0 || (size > 0 && d.Size > size) {
+			return nil, fmt.Errorf("server sent range %q, asked for offset %d, size %d", *contentRange, offset, size)
+		}
+		return d, nil
+	}
+	if length < 0 {
+		return nil, errors.New("server sent an object without its length")
+	}
+	d.Skip = min(offset, length)
+	d.Size = length - d.Skip
+	if size > 0 {
+		d.Size = min(d.Size, size)
+	}
+	d.Whole = d.Size == length
+	return d, nil
+}
+
+// ContentRange returns the header of that name from an answer that is a part, nil
+// from any other.
+func ContentRange(resp *http.Response) *string {
+	if resp.StatusCode != http.StatusPartialContent {
+		return nil
+	}
+	return new(resp.Header.Get("Content-Range"))
 }
 
 // Open returns a reader that ends where the download does, and fails if the

@@ -31,31 +31,37 @@ const (
 // host, on which a peer that is silent for timeout is given up. A transfer that
 // is slow but goes on is never cut.
 func NewTransport(maxConns int, timeout time.Duration) *http.Transport {
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
-	return &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return &stallConn{Conn: conn, timeout: timeout}, nil
-		},
-		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout: tlsTimeout,
-		IdleConnTimeout:     idleConnTimeout,
-		// As many stay open between requests as may be open at a time, or a
-		// burst of short requests would connect again for most of them.
-		MaxIdleConns:          maxConns,
-		MaxIdleConnsPerHost:   maxConns,
-		MaxConnsPerHost:       maxConns,
-		ResponseHeaderTimeout: timeout,
-		// LTX files are never to be unpacked on the way.
-		DisableCompression: true,
-		// One request per connection, so that a silent connection is a silent
-		// request, and so that uploads do not share one window.
-		ForceAttemptHTTP2: false,
+	tr := &http.Transport{
+		Proxy:           http.ProxyFromEnvironment,
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 	}
+	Limit(tr, maxConns, timeout)
+	return tr
+}
+
+// Limit sets what NewTransport promises of a transport that somebody else made.
+func Limit(tr *http.Transport, maxConns int, timeout time.Duration) {
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
+	tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dialer.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &stallConn{Conn: conn, timeout: timeout}, nil
+	}
+	tr.TLSHandshakeTimeout = tlsTimeout
+	tr.IdleConnTimeout = idleConnTimeout
+	// As many stay open between requests as may be open at a time, or a burst of
+	// short requests would connect again for most of them.
+	tr.MaxIdleConns = maxConns
+	tr.MaxIdleConnsPerHost = maxConns
+	tr.MaxConnsPerHost = maxConns
+	tr.ResponseHeaderTimeout = timeout
+	// LTX files are never to be unpacked on the way.
+	tr.DisableCompression = true
+	// One request per connection, so that a silent connection is a silent
+	// request, and so that uploads do not share one window.
+	tr.ForceAttemptHTTP2 = false
 }
 
 // stallConn fails a read or a write when neither direction has moved a byte for
