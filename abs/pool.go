@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -37,8 +36,7 @@ var retryStatus = []int{
 // value is ready. What it shares lives as long as the pool: there are as many
 // as there are distinct endpoints and credentials, not as databases.
 type Pool struct {
-	mu    sync.Mutex // guards conns; never held across I/O
-	conns map[connKey]*connection
+	conns blob.Shared[connKey, *connection]
 }
 
 // sharedPool serves every client that was not made by another pool.
@@ -56,9 +54,7 @@ func (p *Pool) Get(cfg Config) (*ReplicaClient, error) {
 
 // CloseIdleConnections closes the connections that carry no request.
 func (p *Pool) CloseIdleConnections() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, cn := range p.conns {
+	for _, cn := range p.conns.All() {
 		cn.client.CloseIdleConnections()
 	}
 }
@@ -81,20 +77,7 @@ type connection struct {
 
 func (p *Pool) connection(o Options) (*connection, error) {
 	k := connKey{o.Endpoint, o.AccountName, o.AccountKey, o.SASToken, o.MaxConns, o.ResponseTimeout}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if cn := p.conns[k]; cn != nil {
-		return cn, nil
-	}
-	cn, err := newConnection(k)
-	if err != nil {
-		return nil, err
-	}
-	if p.conns == nil {
-		p.conns = make(map[connKey]*connection)
-	}
-	p.conns[k] = cn
-	return cn, nil
+	return p.conns.Get(k, newConnection)
 }
 
 // newConnection makes no request.

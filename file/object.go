@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -13,11 +12,12 @@ import (
 	"time"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // ReadObject returns a named object: the file of that name below the path.
 func (c *ReplicaClient) ReadObject(ctx context.Context, name string) ([]byte, error) {
-	if err := checkObjectName(ctx, name); err != nil {
+	if err := checkObject(ctx, name, 0); err != nil {
 		return nil, c.fail("get", name, err)
 	}
 	data, err := readObject(c.objectPath(name))
@@ -27,27 +27,19 @@ func (c *ReplicaClient) ReadObject(ctx context.Context, name string) ([]byte, er
 	return data, nil
 }
 
-func readObject(path string) (data []byte, err error) {
+func readObject(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	data, err = io.ReadAll(io.LimitReader(f, litestream.MaxObjectSize+1))
-	if err == nil && len(data) > litestream.MaxObjectSize {
-		err = fmt.Errorf("object has more than %d bytes", litestream.MaxObjectSize)
-	}
-	return data, err
+	return blob.ReadObject(f, litestream.MaxObjectSize)
 }
 
 // WriteObject stores a named object as WriteLTXFile and WriteLTXFileExclusive
 // store files.
 func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byte, exclusive bool) error {
-	if err := checkObjectName(ctx, name); err != nil {
+	if err := checkObject(ctx, name, len(data)); err != nil {
 		return c.fail("put", name, err)
-	}
-	if len(data) > litestream.MaxObjectSize {
-		return c.fail("put", name, fmt.Errorf("object has %d bytes, at most %d can be stored", len(data), litestream.MaxObjectSize))
 	}
 	publish := os.Rename
 	if exclusive {
@@ -63,7 +55,7 @@ func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byt
 // DeleteObject unlinks the file of a named object, and then the folders between
 // it and the path that are empty.
 func (c *ReplicaClient) DeleteObject(ctx context.Context, name string) error {
-	if err := checkObjectName(ctx, name); err != nil {
+	if err := checkObject(ctx, name, 0); err != nil {
 		return c.fail("delete", name, err)
 	}
 	if err := os.Remove(c.objectPath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -106,9 +98,9 @@ func (c *ReplicaClient) objectPath(name string) string {
 	return filepath.Join(c.path, filepath.FromSlash(name))
 }
 
-func checkObjectName(ctx context.Context, name string) error {
-	if !fs.ValidPath(name) || name == "." {
-		return fmt.Errorf("invalid object name: %q", name)
+func checkObject(ctx context.Context, name string, size int) error {
+	if err := blob.CheckObject(name, size, litestream.MaxObjectSize); err != nil {
+		return err
 	}
 	return ctx.Err()
 }

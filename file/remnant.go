@@ -49,7 +49,7 @@ func (c *ReplicaClient) Remnants(ctx context.Context) ([]litestream.Remnant, err
 func (c *ReplicaClient) DeleteRemnants(ctx context.Context, remnants []litestream.Remnant) error {
 	var errs []error
 	for _, r := range remnants {
-		if err := checkObjectName(ctx, r.Name); err != nil {
+		if err := checkObject(ctx, r.Name, 0); err != nil {
 			return errors.Join(append(errs, c.fail("delete", r.Name, err))...)
 		}
 		if err := os.Remove(c.objectPath(r.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {

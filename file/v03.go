@@ -49,7 +49,7 @@ func (c *ReplicaClient) V03Objects(ctx context.Context) (objects []litestream.Ob
 
 // OpenV03Object reads a part of a file that V03Objects listed.
 func (c *ReplicaClient) OpenV03Object(ctx context.Context, name string, offset, size int64) (io.ReadCloser, error) {
-	if err := checkObjectName(ctx, name); err != nil {
+	if err := checkObject(ctx, name, 0); err != nil {
 		return nil, c.fail("get", name, err)
 	}
 	if offset < 0 || size < 0 {

@@ -2,7 +2,6 @@ package gs
 
 import (
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/benbjohnson/litestream/internal/blob"
@@ -11,8 +10,7 @@ import (
 // Pool hands out clients that share connections and credentials. The zero
 // value is ready. What it shares lives as long as the pool.
 type Pool struct {
-	mu    sync.Mutex // guards conns; never held across I/O
-	conns map[connKey]*connection
+	conns blob.Shared[connKey, *connection]
 }
 
 // sharedPool serves every client that was not made by another pool.
@@ -30,9 +28,7 @@ func (p *Pool) Get(cfg Config) (*ReplicaClient, error) {
 
 // CloseIdleConnections closes the connections that carry no request.
 func (p *Pool) CloseIdleConnections() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, cn := range p.conns {
+	for _, cn := range p.conns.All() {
 		cn.client.CloseIdleConnections()
 	}
 }
@@ -48,17 +44,7 @@ type connKey struct {
 
 func (p *Pool) connection(o Options) *connection {
 	k := connKey{o.Endpoint, o.Anonymous, o.MaxConns, o.ResponseTimeout}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	cn := p.conns[k]
-	if cn == nil {
-		if p.conns == nil {
-			p.conns = make(map[connKey]*connection)
-		}
-		cn = newConnection(k)
-		p.conns[k] = cn
-	}
-	return cn
+	return p.conns.Of(k, newConnection)
 }
 
 // connection is what all clients of one endpoint share.

@@ -3,18 +3,15 @@ package nats
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // ReadObject returns a named object.
-func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byte, err error) {
-	key, err := c.objectKey("get", name)
+func (c *ReplicaClient) ReadObject(ctx context.Context, name string) ([]byte, error) {
+	key, err := c.objectKey("get", name, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -22,11 +19,7 @@ func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byt
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	data, err = io.ReadAll(io.LimitReader(r, litestream.MaxObjectSize+1))
-	if err == nil && len(data) > litestream.MaxObjectSize {
-		err = fmt.Errorf("object has more than %d bytes", litestream.MaxObjectSize)
-	}
+	data, err := blob.ReadObject(r, litestream.MaxObjectSize)
 	if err != nil {
 		return nil, c.wrap("get", key, err)
 	}
@@ -36,12 +29,9 @@ func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byt
 // WriteObject stores a named object; an exclusive one as WriteLTXFileExclusive
 // does.
 func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byte, exclusive bool) error {
-	key, err := c.objectKey("put", name)
+	key, err := c.objectKey("put", name, len(data))
 	if err != nil {
 		return err
-	}
-	if len(data) > litestream.MaxObjectSize {
-		return c.fail("put", key, fmt.Errorf("object has %d bytes, at most %d can be stored", len(data), litestream.MaxObjectSize))
 	}
 	src := blob.Source{Section: io.NewSectionReader(bytes.NewReader(data), 0, int64(len(data)))}
 	_, err = c.store(ctx, key, src, nil, exclusive)
@@ -50,17 +40,17 @@ func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byt
 
 // DeleteObject deletes a named object.
 func (c *ReplicaClient) DeleteObject(ctx context.Context, name string) error {
-	key, err := c.objectKey("delete", name)
+	key, err := c.objectKey("delete", name, 0)
 	if err != nil {
 		return err
 	}
 	return c.deleteObject(ctx, key)
 }
 
-func (c *ReplicaClient) objectKey(op, name string) (string, error) {
+func (c *ReplicaClient) objectKey(op, name string, size int) (string, error) {
 	key := c.root().Objects() + name
-	if !fs.ValidPath(name) || name == "." {
-		return "", c.fail(op, key, fmt.Errorf("invalid object name: %q", name))
+	if err := blob.CheckObject(name, size, litestream.MaxObjectSize); err != nil {
+		return "", c.fail(op, key, err)
 	}
 	return key, nil
 }

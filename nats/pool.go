@@ -9,13 +9,13 @@ import (
 	"time"
 
 	"github.com/benbjohnson/litestream/internal/backoff"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // Pool hands out clients that share connections. The zero value is ready.
 // There are as many connections as there are distinct servers and credentials.
 type Pool struct {
-	mu    sync.Mutex // guards conns; never held across I/O
-	conns map[connKey]*connection
+	conns blob.Shared[connKey, *connection]
 
 	now func() time.Time // of tests; nil: time.Now
 }
@@ -36,13 +36,7 @@ func (p *Pool) Get(cfg Config) (*ReplicaClient, error) {
 // Close closes all connections. What is under way on them fails. The next
 // request opens a connection again.
 func (p *Pool) Close() {
-	p.mu.Lock()
-	conns := make([]*connection, 0, len(p.conns))
-	for _, cn := range p.conns {
-		conns = append(conns, cn)
-	}
-	p.mu.Unlock()
-	for _, cn := range conns {
+	for _, cn := range p.conns.All() {
 		cn.close()
 	}
 }
@@ -67,17 +61,9 @@ func (p *Pool) connection(o Options) *connection {
 		maxReconnects: o.MaxReconnects, maxConns: o.MaxConns,
 		reconnectWait: o.ReconnectWait, timeout: o.Timeout, answer: o.ResponseTimeout,
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	cn := p.conns[k]
-	if cn == nil {
-		if p.conns == nil {
-			p.conns = make(map[connKey]*connection)
-		}
-		cn = &connection{options: o, slots: make(chan struct{}, o.MaxConns)}
-		p.conns[k] = cn
-	}
-	return cn
+	return p.conns.Of(k, func(connKey) *connection {
+		return &connection{options: o, slots: make(chan struct{}, o.MaxConns)}
+	})
 }
 
 // connection is the way to one server, which may be lost and opened again.

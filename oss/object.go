@@ -3,22 +3,15 @@ package oss
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"io"
-	"io/fs"
 	"time"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // ReadObject returns a named object.
-func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byte, err error) {
-	key, err := c.objectKey("get", name)
-	if err != nil {
-		return nil, err
-	}
-	s, err := c.session()
+func (c *ReplicaClient) ReadObject(ctx context.Context, name string) ([]byte, error) {
+	s, key, err := c.object("get", name, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -26,11 +19,7 @@ func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byt
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	data, err = io.ReadAll(io.LimitReader(r, litestream.MaxObjectSize+1))
-	if err == nil && len(data) > litestream.MaxObjectSize {
-		err = fmt.Errorf("object has more than %d bytes", litestream.MaxObjectSize)
-	}
+	data, err := blob.ReadObject(r, litestream.MaxObjectSize)
 	if err != nil {
 		return nil, s.wrap("get", key, err)
 	}
@@ -40,14 +29,7 @@ func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byt
 // WriteObject stores a named object with one request; an exclusive one as
 // WriteLTXFileExclusive does.
 func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byte, exclusive bool) error {
-	key, err := c.objectKey("put", name)
-	if err != nil {
-		return err
-	}
-	if len(data) > litestream.MaxObjectSize {
-		return c.fail("put", key, fmt.Errorf("object has %d bytes, at most %d can be stored", len(data), litestream.MaxObjectSize))
-	}
-	s, err := c.session()
+	s, key, err := c.object("put", name, len(data))
 	if err != nil {
 		return err
 	}
@@ -63,21 +45,19 @@ func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byt
 
 // DeleteObject deletes a named object.
 func (c *ReplicaClient) DeleteObject(ctx context.Context, name string) error {
-	key, err := c.objectKey("delete", name)
-	if err != nil {
-		return err
-	}
-	s, err := c.session()
+	s, key, err := c.object("delete", name, 0)
 	if err != nil {
 		return err
 	}
 	return s.deleteBatch(ctx, []string{key})
 }
 
-func (c *ReplicaClient) objectKey(op, name string) (string, error) {
-	key := c.prefix().Objects() + name
-	if !fs.ValidPath(name) || name == "." {
-		return "", c.fail(op, key, fmt.Errorf("invalid object name: %q", name))
+// object returns what an operation on a named object of size bytes needs.
+func (c *ReplicaClient) object(op, name string, size int) (s *session, key string, err error) {
+	key = c.prefix().Objects() + name
+	if err := blob.CheckObject(name, size, litestream.MaxObjectSize); err != nil {
+		return nil, "", c.fail(op, key, err)
 	}
-	return key, nil
+	s, err = c.session()
+	return s, key, err
 }

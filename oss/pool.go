@@ -14,8 +14,7 @@ import (
 // value is ready. What it shares lives as long as the pool: there are as many
 // as there are distinct endpoints and credentials, not as databases.
 type Pool struct {
-	mu    sync.Mutex // guards conns; never held across I/O
-	conns map[connKey]*connection
+	conns blob.Shared[connKey, *connection]
 }
 
 // sharedPool serves every client that was not made by another pool.
@@ -33,9 +32,7 @@ func (p *Pool) Get(cfg Config) (*ReplicaClient, error) {
 
 // CloseIdleConnections closes the connections that carry no request.
 func (p *Pool) CloseIdleConnections() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, cn := range p.conns {
+	for _, cn := range p.conns.All() {
 		cn.client.CloseIdleConnections()
 	}
 }
@@ -68,20 +65,7 @@ func (p *Pool) connection(o Options) (*connection, error) {
 		endpoint: o.Endpoint, region: o.Region, accessKeyID: o.AccessKeyID, accessKeySecret: o.AccessKeySecret,
 		metadataEndpoint: o.MetadataEndpoint, maxConns: o.MaxConns, responseTimeout: o.ResponseTimeout,
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if cn := p.conns[k]; cn != nil {
-		return cn, nil
-	}
-	cn, err := newConnection(k)
-	if err != nil {
-		return nil, err
-	}
-	if p.conns == nil {
-		p.conns = make(map[connKey]*connection)
-	}
-	p.conns[k] = cn
-	return cn, nil
+	return p.conns.Get(k, newConnection)
 }
 
 // newConnection makes no request.

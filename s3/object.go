@@ -3,25 +3,18 @@ package s3
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"io"
-	"io/fs"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // ReadObject returns a named object.
-func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byte, err error) {
-	key, err := c.objectKey("get", name)
-	if err != nil {
-		return nil, err
-	}
-	s, err := c.session(ctx)
+func (c *ReplicaClient) ReadObject(ctx context.Context, name string) ([]byte, error) {
+	s, key, err := c.object(ctx, "get", name, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -29,11 +22,7 @@ func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byt
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	data, err = io.ReadAll(io.LimitReader(r, litestream.MaxObjectSize+1))
-	if err == nil && len(data) > litestream.MaxObjectSize {
-		err = fmt.Errorf("object has more than %d bytes", litestream.MaxObjectSize)
-	}
+	data, err := blob.ReadObject(r, litestream.MaxObjectSize)
 	if err != nil {
 		return nil, s.wrap("get", key, err)
 	}
@@ -43,14 +32,7 @@ func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byt
 // WriteObject stores a named object with one request; an exclusive one as
 // WriteLTXFileExclusive does.
 func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byte, exclusive bool) error {
-	key, err := c.objectKey("put", name)
-	if err != nil {
-		return err
-	}
-	if len(data) > litestream.MaxObjectSize {
-		return c.fail("put", key, fmt.Errorf("object has %d bytes, at most %d can be stored", len(data), litestream.MaxObjectSize))
-	}
-	s, err := c.session(ctx)
+	s, key, err := c.object(ctx, "put", name, len(data))
 	if err != nil {
 		return err
 	}
@@ -66,11 +48,7 @@ func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byt
 
 // DeleteObject deletes a named object.
 func (c *ReplicaClient) DeleteObject(ctx context.Context, name string) error {
-	key, err := c.objectKey("delete", name)
-	if err != nil {
-		return err
-	}
-	s, err := c.session(ctx)
+	s, key, err := c.object(ctx, "delete", name, 0)
 	if err != nil {
 		return err
 	}
@@ -96,10 +74,12 @@ func (c *ReplicaClient) Empty(ctx context.Context) (bool, error) {
 	return len(out.Contents) == 0 && !aws.ToBool(out.IsTruncated), nil
 }
 
-func (c *ReplicaClient) objectKey(op, name string) (string, error) {
-	key := c.prefix().Objects() + name
-	if !fs.ValidPath(name) || name == "." {
-		return "", c.fail(op, key, fmt.Errorf("invalid object name: %q", name))
+// object returns what an operation on a named object of size bytes needs.
+func (c *ReplicaClient) object(ctx context.Context, op, name string, size int) (s *session, key string, err error) {
+	key = c.prefix().Objects() + name
+	if err := blob.CheckObject(name, size, litestream.MaxObjectSize); err != nil {
+		return nil, "", c.fail(op, key, err)
 	}
-	return key, nil
+	s, err = c.session(ctx)
+	return s, key, err
 }

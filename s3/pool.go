@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,14 +17,15 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go/logging"
+
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // Pool hands out clients that share connections. The zero value is ready.
 // A connection to an endpoint is kept for the life of the pool: there are as
 // many as there are distinct endpoints and credentials, not as databases.
 type Pool struct {
-	mu    sync.Mutex // guards conns; never held across I/O
-	conns map[connKey]*connection
+	conns blob.Shared[connKey, *connection]
 }
 
 // sharedPool serves every client that was not made by another pool.
@@ -43,13 +43,7 @@ func (p *Pool) Get(cfg Config) (*ReplicaClient, error) {
 
 // CloseIdleConnections closes the connections that carry no request.
 func (p *Pool) CloseIdleConnections() {
-	p.mu.Lock()
-	conns := make([]*connection, 0, len(p.conns))
-	for _, cn := range p.conns {
-		conns = append(conns, cn)
-	}
-	p.mu.Unlock()
-	for _, cn := range conns {
+	for _, cn := range p.conns.All() {
 		if client := cn.httpClient.Load(); client != nil {
 			client.CloseIdleConnections()
 		}
@@ -102,17 +96,9 @@ func (o Options) connKey() connKey {
 }
 
 func (p *Pool) connection(k connKey) *connection {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	cn := p.conns[k]
-	if cn == nil {
-		if p.conns == nil {
-			p.conns = make(map[connKey]*connection)
-		}
-		cn = &connection{key: k, building: make(chan struct{}, 1)}
-		p.conns[k] = cn
-	}
-	return cn
+	return p.conns.Of(k, func(k connKey) *connection {
+		return &connection{key: k, building: make(chan struct{}, 1)}
+	})
 }
 
 // connection is one SDK client with its transport, made at first use.

@@ -293,7 +293,11 @@ func TestReplicaClient_ErrorClasses(t *testing.T) {
 		{507, "XMinioStorageFull", false},
 	} {
 		srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { xmlError(w, tt.status, tt.code) })
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond) // some are retried
+		patience := time.Minute
+		if !tt.permanent {
+			patience = 300 * time.Millisecond // it is retried
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		_, err := newClient(t, srv.config()).LTXFiles(ctx, 0, 0, false)
 		cancel()
 		re, ok := errors.AsType[*litestream.ReplicaError](err)

@@ -4,29 +4,24 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"path"
 	"time"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // ReadObject returns a named object: the file of that name below the path.
-func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byte, err error) {
-	if err := checkObjectName(name); err != nil {
+func (c *ReplicaClient) ReadObject(ctx context.Context, name string) ([]byte, error) {
+	if err := blob.CheckObject(name, 0, litestream.MaxObjectSize); err != nil {
 		return nil, c.fail("get", name, err)
 	}
 	r, err := c.open(ctx, name, 0, litestream.MaxObjectSize+1)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	data, err = io.ReadAll(r)
-	if err == nil && len(data) > litestream.MaxObjectSize {
-		err = fmt.Errorf("object has more than %d bytes", litestream.MaxObjectSize)
-	}
+	data, err := blob.ReadObject(r, litestream.MaxObjectSize)
 	if err != nil {
 		return nil, c.wrap("get", name, err)
 	}
@@ -36,11 +31,8 @@ func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byt
 // WriteObject stores a named object as WriteLTXFile and WriteLTXFileExclusive
 // store files.
 func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byte, exclusive bool) error {
-	if err := checkObjectName(name); err != nil {
+	if err := blob.CheckObject(name, len(data), litestream.MaxObjectSize); err != nil {
 		return c.fail("put", name, err)
-	}
-	if len(data) > litestream.MaxObjectSize {
-		return c.fail("put", name, fmt.Errorf("object has %d bytes, at most %d can be stored", len(data), litestream.MaxObjectSize))
 	}
 	src, err := newSource(bytes.NewReader(data))
 	if err != nil {
@@ -53,7 +45,7 @@ func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byt
 // DeleteObject deletes the file of a named object, and then the folders between
 // it and the path that are empty.
 func (c *ReplicaClient) DeleteObject(ctx context.Context, name string) error {
-	if err := checkObjectName(name); err != nil {
+	if err := blob.CheckObject(name, 0, litestream.MaxObjectSize); err != nil {
 		return c.fail("delete", name, err)
 	}
 	if err := c.deleteKeys(ctx, []string{name}); err != nil {
@@ -76,11 +68,4 @@ func (c *ReplicaClient) Empty(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	return len(entries) == 0, nil
-}
-
-func checkObjectName(name string) error {
-	if !fs.ValidPath(name) || name == "." {
-		return fmt.Errorf("invalid object name: %q", name)
-	}
-	return nil
 }

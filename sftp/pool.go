@@ -9,13 +9,13 @@ import (
 	"time"
 
 	"github.com/benbjohnson/litestream/internal/backoff"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // Pool hands out clients that share connections. The zero value is ready.
 // There are as many connections as there are distinct servers and credentials.
 type Pool struct {
-	mu    sync.Mutex // guards conns; never held across I/O
-	conns map[connKey]*connection
+	conns blob.Shared[connKey, *connection]
 }
 
 // sharedPool serves every client that was not made by another pool.
@@ -34,14 +34,8 @@ func (p *Pool) Get(cfg Config) (*ReplicaClient, error) {
 // Close closes all connections and waits for what is under way on them, which
 // fails. The next request opens a connection again.
 func (p *Pool) Close() error {
-	p.mu.Lock()
-	conns := make([]*connection, 0, len(p.conns))
-	for _, cn := range p.conns {
-		conns = append(conns, cn)
-	}
-	p.mu.Unlock()
 	var errs []error
-	for _, cn := range conns {
+	for _, cn := range p.conns.All() {
 		errs = append(errs, cn.close())
 	}
 	return errors.Join(errs...)
@@ -71,17 +65,9 @@ func (o Options) connKey() connKey {
 }
 
 func (p *Pool) connection(k connKey) *connection {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	cn := p.conns[k]
-	if cn == nil {
-		if p.conns == nil {
-			p.conns = make(map[connKey]*connection)
-		}
-		cn = &connection{key: k, slots: make(chan struct{}, k.maxConns)}
-		p.conns[k] = cn
-	}
-	return cn
+	return p.conns.Of(k, func(k connKey) *connection {
+		return &connection{key: k, slots: make(chan struct{}, k.maxConns)}
+	})
 }
 
 // connection is the way to one server, which may be lost and opened again.

@@ -4,27 +4,23 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // ReadObject returns a named object: the file of that name below the path.
-func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byte, err error) {
-	if err := checkObjectName(name); err != nil {
+func (c *ReplicaClient) ReadObject(ctx context.Context, name string) ([]byte, error) {
+	if err := blob.CheckObject(name, 0, litestream.MaxObjectSize); err != nil {
 		return nil, c.fail("get", name, err)
 	}
 	r, err := c.open(ctx, name, 0, litestream.MaxObjectSize+1)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	data, err = io.ReadAll(r)
-	if err == nil && len(data) > litestream.MaxObjectSize {
-		err = fmt.Errorf("object has more than %d bytes", litestream.MaxObjectSize)
-	}
+	data, err := blob.ReadObject(r, litestream.MaxObjectSize)
 	if err != nil {
 		return nil, c.wrap("get", name, err)
 	}
@@ -34,11 +30,8 @@ func (c *ReplicaClient) ReadObject(ctx context.Context, name string) (data []byt
 // WriteObject stores a named object as WriteLTXFile and WriteLTXFileExclusive
 // store files.
 func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byte, exclusive bool) error {
-	if err := checkObjectName(name); err != nil {
+	if err := blob.CheckObject(name, len(data), litestream.MaxObjectSize); err != nil {
 		return c.fail("put", name, err)
-	}
-	if len(data) > litestream.MaxObjectSize {
-		return c.fail("put", name, fmt.Errorf("object has %d bytes, at most %d can be stored", len(data), litestream.MaxObjectSize))
 	}
 	if err := ctx.Err(); err != nil {
 		return c.fail("put", name, err)
@@ -49,7 +42,7 @@ func (c *ReplicaClient) WriteObject(ctx context.Context, name string, data []byt
 // DeleteObject deletes the file of a named object. Folders stay, as with
 // DeleteAll. A name that is a folder's deletes that with all that is in it.
 func (c *ReplicaClient) DeleteObject(ctx context.Context, name string) error {
-	if err := checkObjectName(name); err != nil {
+	if err := blob.CheckObject(name, 0, litestream.MaxObjectSize); err != nil {
 		return c.fail("delete", name, err)
 	}
 	return c.deleteKeys(ctx, []string{name})
@@ -87,11 +80,4 @@ func (c *ReplicaClient) emptyDir(ctx context.Context, key string) (bool, error) 
 		file = !empty
 	}
 	return !file, nil
-}
-
-func checkObjectName(name string) error {
-	if !fs.ValidPath(name) || name == "." {
-		return fmt.Errorf("invalid object name: %q", name)
-	}
-	return nil
 }

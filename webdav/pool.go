@@ -2,7 +2,6 @@ package webdav
 
 import (
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -11,8 +10,7 @@ import (
 
 // Pool hands out clients that share connections. The zero value is ready.
 type Pool struct {
-	mu    sync.Mutex // guards conns; never held across I/O
-	conns map[connKey]*connection
+	conns blob.Shared[connKey, *connection]
 }
 
 // sharedPool serves every client that was not made by another pool.
@@ -52,26 +50,16 @@ func (p *Pool) Get(cfg Config) (*ReplicaClient, error) {
 
 // CloseIdleConnections closes the connections that carry no request.
 func (p *Pool) CloseIdleConnections() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, cn := range p.conns {
+	for _, cn := range p.conns.All() {
 		cn.http.CloseIdleConnections()
 	}
 }
 
 func (p *Pool) connection(o Options) *connection {
 	k := connKey{url: o.URL, username: o.Username, password: o.Password, maxConns: o.MaxConns, responseTimeout: o.ResponseTimeout}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	cn := p.conns[k]
-	if cn == nil {
-		if p.conns == nil {
-			p.conns = make(map[connKey]*connection)
-		}
-		cn = &connection{http: newHTTPClient(k)}
-		p.conns[k] = cn
-	}
-	return cn
+	return p.conns.Of(k, func(k connKey) *connection {
+		return &connection{http: newHTTPClient(k)}
+	})
 }
 
 func newHTTPClient(k connKey) *http.Client {
