@@ -136,6 +136,11 @@ type FleetRestoreOptions struct {
 
 	IntegrityCheck IntegrityCheckMode
 
+	// Ledger, if set, returns where the page ledger of a database goes, so that
+	// its next capture is not a full one, and the identity of the replica it
+	// stands for. An empty path: the database gets none.
+	Ledger func(e *FleetRestoreEntry, client ReplicaClient) (path string, replica [32]byte)
+
 	// Report, if set, is told the outcome of each database, from one
 	// goroutine at a time and in no order. It must not block for long.
 	Report func(*FleetRestoreRow)
@@ -181,6 +186,7 @@ type FleetRestoreRow struct {
 
 	Err     error  // why it is not there
 	Warning string // what is not as it was
+	Behind  bool   // it is older than the newest state that is known of
 }
 
 // FleetRestoreSummary counts outcomes.
@@ -193,6 +199,7 @@ type FleetRestoreSummary struct {
 	Failed   int
 	Left     int
 	Warnings int
+	Behind   int   // databases that are there, but older than the newest state that is known of
 	Bytes    int64 // of restored databases
 
 	// Stopped is why the restore ended before its end: a disk without room, a
@@ -213,6 +220,7 @@ type FleetRestoreProgress struct {
 	Bytes                   int64 // of databases that are there
 	TotalBytes              int64 // of all databases whose size is known
 	UnknownSizes            int   // databases whose size is not
+	Deleted                 int   // databases left out because their file was deleted
 }
 
 // FleetRestore restores many databases in one process. It is made by
@@ -245,6 +253,7 @@ type FleetRestore struct {
 	finished, failed, bytes atomic.Int64
 	totalBytes              int64
 	unknownSizes            int
+	deleted                 int // left out
 
 	mu      sync.Mutex // guards summary, and calls of Report
 	summary FleetRestoreSummary
@@ -296,7 +305,11 @@ func (r *FleetRestore) Load(ctx context.Context) (err error) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if !r.opt.wants(e) {
+		if r.opt.Match != nil && !r.opt.Match(e) {
+			continue
+		}
+		if r.opt.leavesOut(e) {
+			r.deleted++
 			continue
 		}
 		if e.Problem == "" {
@@ -335,7 +348,7 @@ func (r *FleetRestore) Close() error {
 func (r *FleetRestore) Progress() FleetRestoreProgress {
 	return FleetRestoreProgress{
 		Total: len(r.items), Finished: int(r.finished.Load()), Failed: int(r.failed.Load()),
-		Bytes: r.bytes.Load(), TotalBytes: r.totalBytes, UnknownSizes: r.unknownSizes,
+		Bytes: r.bytes.Load(), TotalBytes: r.totalBytes, UnknownSizes: r.unknownSizes, Deleted: r.deleted,
 	}
 }
 
@@ -396,7 +409,8 @@ func (r *FleetRestore) Run(ctx context.Context) (sum FleetRestoreSummary, err er
 	if commitErr != nil {
 		return sum, commitErr
 	}
-	return sum, r.journal.end(r.run, sum.Total == sum.Done()+sum.Skipped)
+	complete := sum.Total == sum.Done()+sum.Skipped && sum.Behind == 0
+	return sum, r.journal.end(r.run, complete && !r.journal.hasOthers(r.items))
 }
 
 // begin opens what is written to.
@@ -454,6 +468,9 @@ func (r *FleetRestore) note(row *FleetRestoreRow) {
 	}
 	if row.Warning != "" {
 		s.Warnings++
+	}
+	if row.Behind && !bad && row.Status != FleetRestoreLeft {
+		s.Behind++
 	}
 	if row.Status != FleetRestoreLeft {
 		r.finished.Add(1)

@@ -19,7 +19,7 @@ const (
 // commitAll gives complete databases their names, until no more come. An error
 // ends the run; databases that come later lose their temporary files.
 func (r *FleetRestore) commitAll() error {
-	devices := make(map[uint64]string) // and a folder on each
+	devices := make(map[uint64]bool)
 	var failed error
 	for {
 		batch := r.gather()
@@ -70,11 +70,11 @@ func (r *FleetRestore) gather() (batch []*fleetPlaced) {
 
 // commit makes a batch durable: the content, then the lines of the journal, then
 // the names. The names themselves are on the disk with the next batch.
-func (r *FleetRestore) commit(batch []*fleetPlaced, devices map[uint64]string) error {
-	here := make(map[uint64]string)
+func (r *FleetRestore) commit(batch []*fleetPlaced, devices map[uint64]bool) error {
+	here := make(map[uint64]bool)
 	lines := make([]fleetJournalLine, len(batch))
 	for i, p := range batch {
-		devices[p.dev], here[p.dev] = p.dir, p.dir
+		devices[p.dev], here[p.dev] = true, true
 		lines[i] = fleetJournalLine{Path: p.e.Path, TXID: p.row.TXID.String(), At: p.row.Timestamp, Bytes: p.row.Bytes, SHA256: p.row.SHA256}
 	}
 	r.opt.knobs.step("sync")
@@ -98,15 +98,10 @@ func (r *FleetRestore) commit(batch []*fleetPlaced, devices map[uint64]string) e
 	return nil
 }
 
-func (r *FleetRestore) syncDevices(devices map[uint64]string, batch []*fleetPlaced) error {
-	for _, dir := range devices {
-		folder, err := r.tree.open(dir)
-		if err != nil {
-			return fmt.Errorf("open output folder: %w", err)
-		}
-		err = syncFleet(folder.f, batch, r.tree)
-		folder.release()
-		if err != nil {
+// syncDevices makes durable what was written on file systems.
+func (r *FleetRestore) syncDevices(devices map[uint64]bool, batch []*fleetPlaced) error {
+	for dev := range devices {
+		if err := syncFleet(r.tree.device(dev), batch, r.tree); err != nil {
 			return err
 		}
 	}
@@ -117,7 +112,7 @@ func (r *FleetRestore) syncDevices(devices map[uint64]string, batch []*fleetPlac
 // on the disk before the new database has the name: a crash must not leave it
 // with the old log.
 func (r *FleetRestore) removeOld(batch []*fleetPlaced) error {
-	here := make(map[uint64]string)
+	here := make(map[uint64]bool)
 	for _, p := range batch {
 		folder, err := r.tree.open(p.dir)
 		if err != nil {
@@ -127,7 +122,7 @@ func (r *FleetRestore) removeOld(batch []*fleetPlaced) error {
 		for _, suffix := range sidecarSuffixes {
 			err := folder.remove(p.base + suffix)
 			if err == nil {
-				here[p.dev] = p.dir
+				here[p.dev] = true
 			} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENAMETOOLONG) {
 				p.err = fmt.Errorf("remove old sidecar: %w", err)
 			}

@@ -187,6 +187,20 @@ func (j *fleetJournal) find(path string) (l fleetJournalLine, ok bool, err error
 	return fleetJournalLine{}, false, nil
 }
 
+// hasOthers reports whether earlier runs restored databases that are not among
+// items: another choice of the same restore still needs its lines.
+func (j *fleetJournal) hasOthers(items []fleetItem) bool {
+	hashes := make([]uint64, len(items))
+	for i, it := range items {
+		hashes[i] = it.hash
+	}
+	slices.Sort(hashes)
+	return slices.ContainsFunc(j.index, func(p fleetJournalPlace) bool {
+		_, found := slices.BinarySearch(hashes, p.hash)
+		return !found
+	})
+}
+
 // append writes lines and returns when they are on the disk.
 func (j *fleetJournal) append(lines ...fleetJournalLine) error {
 	j.buf.Reset()

@@ -21,10 +21,11 @@ type fleetItem struct {
 	hash   uint64 // of the path
 }
 
-// wants decides about one entry.
-func (opt *FleetRestoreOptions) wants(e *FleetRestoreEntry) bool {
+// leavesOut reports whether an entry is not restored because its file was
+// deleted.
+func (opt *FleetRestoreOptions) leavesOut(e *FleetRestoreEntry) bool {
 	deleted := !e.DeletedAt.IsZero() && (opt.Timestamp.IsZero() || !e.DeletedAt.After(opt.Timestamp))
-	return (opt.Deleted || !deleted) && (opt.Match == nil || opt.Match(e))
+	return deleted && !opt.Deleted
 }
 
 // fleetKey is what an order compares.

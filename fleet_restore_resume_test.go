@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -400,4 +401,78 @@ func TestFleetRestore_Owner(t *testing.T) {
 			t.Errorf("%s belongs to %v, want %v", name, got, want)
 		}
 	}
+}
+
+// The newest state that an earlier run restored is not the newest any more when
+// the replica went on: that is said, and with force it is restored anew, unless
+// the database is in use. A catalog that does not know is no excuse.
+func TestFleetRestore_WentOn(t *testing.T) {
+	for _, told := range []bool{true, false} {
+		l := newLostTenants(t, t.TempDir(), 60)
+		root := t.TempDir()
+		there := l.stopped(t, root, 6)
+		var moved []int // those that had one position only
+		for _, i := range there {
+			if newestOf(i) == 1 && len(moved) < 2 {
+				moved = append(moved, i)
+			}
+		}
+		for _, i := range moved {
+			l.writeAt(i, 2)
+		}
+		for i, e := range l.entries {
+			if e.TXID = 0; told {
+				e.TXID = newestOf(i)
+				if slices.Contains(moved, i) {
+					e.TXID = 2
+				}
+			}
+		}
+		path := func(i int) string { return filepath.Join(root, l.entries[i].Path) }
+		sum, rows := runFleetRestore(t.Context(), t, l.options(root))
+		if row := rows[l.entries[moved[0]].Path]; row.Status != litestream.FleetRestoreVerified || !row.Behind || !strings.Contains(row.Warning, "the replica ends at 0000000000000002 now") {
+			t.Errorf("told %t: %+v", told, row)
+		}
+		if sum.Behind != 2 || sum.Done() != 60 {
+			t.Errorf("told %t: %+v", told, sum)
+		}
+		if err := os.WriteFile(path(moved[1])+"-wal", []byte("in use"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		opt := l.options(root)
+		opt.Existing = litestream.FleetRestoreReplace
+		if sum, _ = runFleetRestore(t.Context(), t, opt); sum.Restored != 1 || sum.Verified != 59 || sum.Behind != 1 {
+			t.Errorf("told %t, forced: %+v", told, sum)
+		}
+		wantImage(t, path(moved[0]), l.at(moved[0], 2))
+		wantImage(t, path(moved[1]), l.want(moved[1]))
+	}
+}
+
+// A replica that ends before the position that the catalog knows of has lost
+// something: the database is there, and counted as older than it should be.
+func TestFleetRestore_Behind(t *testing.T) {
+	l := newLostTenants(t, t.TempDir(), 3)
+	l.entries[1].TXID = 9
+	sum, rows := runFleetRestore(t.Context(), t, l.options(t.TempDir()))
+	if row := rows[l.entries[1].Path]; sum.Behind != 1 || sum.Restored != 3 || !row.Behind || !strings.Contains(row.Warning, "reached 0000000000000009") {
+		t.Errorf("%+v: %+v", sum, row)
+	}
+}
+
+// The end of a restore of some leaves what an earlier one of more needs to go on.
+func TestFleetRestore_Choices(t *testing.T) {
+	l := newLostTenants(t, t.TempDir(), 60)
+	root := t.TempDir()
+	there := l.stopped(t, root, 5)
+	opt := l.options(root)
+	opt.Match = func(e *litestream.FleetRestoreEntry) bool { return strings.HasPrefix(e.Path, "/data/p3/") }
+	if sum, _ := runFleetRestore(t.Context(), t, opt); sum.Total == 0 || sum.Total != sum.Done() {
+		t.Fatalf("%+v", sum)
+	}
+	sum, _ := runFleetRestore(t.Context(), t, l.options(root))
+	if sum.Done() != 60 || sum.Verified < len(there) {
+		t.Errorf("all: %+v, %v", sum, sum.First)
+	}
+	l.wantTenants(root)
 }

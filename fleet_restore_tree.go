@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -24,6 +25,7 @@ type fleetTree struct {
 
 	mu      sync.Mutex // guards the rest, and the counts of folders
 	folders map[string]*fleetFolder
+	devices map[uint64]*fleetFolder // the first of each file system, open until the end
 }
 
 // fleetFolder is an open folder. What is done in it is done by names without a
@@ -39,7 +41,7 @@ type fleetFolder struct {
 }
 
 func openFleetTree(root string) (*fleetTree, error) {
-	t := &fleetTree{path: root, folders: make(map[string]*fleetFolder)}
+	t := &fleetTree{path: root, folders: make(map[string]*fleetFolder), devices: make(map[uint64]*fleetFolder)}
 	if root == "/" {
 		return t, nil
 	}
@@ -101,7 +103,21 @@ func (t *fleetTree) open(dir string) (*fleetFolder, error) {
 	}
 	t.evictLocked()
 	t.folders[dir] = made
+	// A file system reports that it could not write what it had taken through
+	// descriptors only that were open then: one stays open for all syncs.
+	if t.devices[made.dev] == nil {
+		t.devices[made.dev] = made
+		made.users++
+	}
 	return made, nil
+}
+
+// device returns a folder of a file system that one was opened on, open since
+// before anything was written there.
+func (t *fleetTree) device(dev uint64) *os.File {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.devices[dev].f
 }
 
 // evictLocked makes room for a folder.
@@ -167,6 +183,14 @@ func (f *fleetFolder) stat(base string) (st unix.Stat_t, err error) {
 		err = &os.PathError{Op: "stat", Path: f.name(base), Err: err}
 	}
 	return st, err
+}
+
+// inUse reports whether SQLite has files beside a database.
+func (f *fleetFolder) inUse(base string) bool {
+	return slices.ContainsFunc(sidecarSuffixes, func(suffix string) bool {
+		_, err := f.stat(base + suffix)
+		return err == nil
+	})
 }
 
 // openFile opens a file that is no link.

@@ -135,7 +135,7 @@ func (r *FleetRestore) prepare(ctx context.Context, e *FleetRestoreEntry, row *F
 	dir = path.Clean(dir)
 	switch folder, err := r.tree.open(dir); {
 	case err == nil:
-		verified, err := r.look(folder, e, base, row)
+		verified, err := r.look(ctx, folder, e, base, row)
 		folder.release()
 		if verified || err != nil {
 			return nil, err
@@ -168,7 +168,7 @@ func fleetTempName(base, run string) string {
 
 // look decides about what lies at the target. What runs that were killed left
 // of it is removed.
-func (r *FleetRestore) look(folder *fleetFolder, e *FleetRestoreEntry, base string, row *FleetRestoreRow) (verified bool, err error) {
+func (r *FleetRestore) look(ctx context.Context, folder *fleetFolder, e *FleetRestoreEntry, base string, row *FleetRestoreRow) (verified bool, err error) {
 	for _, run := range r.journal.old {
 		if err := folder.remove(fleetTempName(base, run)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, err
@@ -187,8 +187,10 @@ func (r *FleetRestore) look(folder *fleetFolder, e *FleetRestoreEntry, base stri
 	}
 	ours, same, err := r.verify(folder, e, base, row)
 	switch {
-	case err != nil || same:
-		return same, err
+	case err != nil:
+		return false, err
+	case same:
+		return r.current(ctx, e, row, folder.inUse(base))
 	case r.opt.Existing == FleetRestoreReplace:
 		return false, nil
 	case ours:
@@ -240,6 +242,34 @@ func (r *FleetRestore) verify(folder *fleetFolder, e *FleetRestoreEntry, base st
 	return true, err == nil, err
 }
 
+// current reports whether what an earlier run restored is still what is asked
+// for: the newest state is, as long as the replica did not go on. With the
+// replacing of files it is restored anew else, unless SQLite has files beside
+// it: then it is in use, and the replica may have gone on because of that.
+func (r *FleetRestore) current(ctx context.Context, e *FleetRestoreEntry, row *FleetRestoreRow, inUse bool) (bool, error) {
+	told := e.TXID != 0 && r.opt.Existing != FleetRestoreReplace
+	if !r.opt.Timestamp.IsZero() || told && e.TXID <= row.TXID {
+		return true, nil
+	}
+	rs, err := r.plan(ctx, e, row)
+	switch {
+	case ctx.Err() != nil:
+		return false, context.Cause(ctx)
+	case err != nil:
+		row.Warning = fmt.Sprintf("an earlier run restored it; whether the replica went on since is not known: %v", err)
+		return true, nil
+	case rs.v03 != nil || rs.target == row.TXID:
+		return true, nil
+	case r.opt.Existing == FleetRestoreReplace && !inUse:
+		*row = FleetRestoreRow{Path: row.Path, Target: row.Target}
+		return false, nil
+	default:
+		row.Behind = true
+		row.Warning = fmt.Sprintf("an earlier run restored it up to txid %s, and the replica ends at %s now (-force restores it anew)", row.TXID, rs.target)
+		return true, nil
+	}
+}
+
 var fleetBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
 // fleetSum reads a whole file.
@@ -267,6 +297,9 @@ func (r *FleetRestore) plan(ctx context.Context, e *FleetRestoreEntry, row *Flee
 	}
 	opt := NewRestoreOptions()
 	opt.OutputPath, opt.Timestamp, opt.Parallelism = row.Target, r.opt.Timestamp, 1
+	if r.opt.Ledger != nil {
+		opt.LedgerPath, opt.LedgerReplica = r.opt.Ledger(e, client)
+	}
 	opt.IntegrityCheck, opt.Logger = r.opt.IntegrityCheck, slog.New(slog.DiscardHandler)
 	rs := &restorer{client: client, opt: opt.withDefaults()}
 	if !e.Foreign {
@@ -276,6 +309,7 @@ func (r *FleetRestore) plan(ctx context.Context, e *FleetRestoreEntry, row *Flee
 		return nil, err
 	}
 	if e.TXID > rs.target && r.opt.Timestamp.IsZero() && rs.v03 == nil {
+		row.Behind = true
 		row.Warning = fmt.Sprintf("the replica ends at txid %s, and reached %s", rs.target, e.TXID)
 	}
 	return rs, nil
@@ -348,6 +382,12 @@ func (r *FleetRestore) fill(ctx context.Context, rs *restorer, folder *fleetFold
 		}
 	}
 	rs.admit = grant
+	if rs.sums, err = rs.createSums(); err != nil {
+		return err
+	}
+	if rs.sums != nil {
+		defer rs.sums.Close()
+	}
 	db, err := rs.fill(ctx, &restoreOutput{path: folder.name(p.temp), f: f})
 	if err != nil {
 		return err
@@ -359,6 +399,14 @@ func (r *FleetRestore) fill(ctx context.Context, rs *restorer, folder *fleetFold
 	row.TXID, row.Timestamp, row.Bytes = rs.target, db.at, int64(db.pageN)*int64(db.pageSize)
 	if row.SHA256, row.Bytes, err = fleetSum(f); err != nil {
 		return outputError("read back", err)
+	}
+	// A ledger tells what the replica holds, not what the file does: it may be
+	// there before the file has its name.
+	switch {
+	case rs.v03 != nil:
+		rs.dropLedger()
+	case rs.sums != nil:
+		rs.saveLedger(db)
 	}
 	return r.own(f, folder, p)
 }
