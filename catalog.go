@@ -227,7 +227,9 @@ func (c *Catalog) choose() {
 	for i, s := range c.sources {
 		_ = s.each(func(e *catalog.Entry) error { // was read once already
 			at, known := newest[string(e.Replica)]
-			if !known || e.SyncedAt > at {
+			// A deletion does not change the time.
+			later := known && e.SyncedAt == at && s.head.WrittenAt.After(c.sources[c.best[string(e.Replica)]].head.WrittenAt)
+			if !known || e.SyncedAt > at || later {
 				c.best[string(e.Replica)], newest[string(e.Replica)] = i, e.SyncedAt
 			}
 			return nil

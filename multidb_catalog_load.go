@@ -20,9 +20,6 @@ import (
 // kept in it. A catalog that is lost is begun anew, with what a listing finds.
 func (m *MultiDBManager) loadCatalog(ctx context.Context) error {
 	w := &m.catalog.w
-	if err := w.index(ctx); err != nil {
-		return err
-	}
 	w.n.gets++
 	head, err := readCatalogHead(ctx, w.objects, w.id)
 	if err == nil && head.Epoch != m.catalogEpoch() {
@@ -46,11 +43,10 @@ func (m *MultiDBManager) loadCatalog(ctx context.Context) error {
 	return nil
 }
 
-// index makes sure that readers find the catalog.
+// index makes sure that readers find the catalog. It is called with each write:
+// two hosts that add theirs at one moment can overwrite each other's, and what
+// the list does not tell of, no restore from the replica alone would miss.
 func (w *catalogWriter) index(ctx context.Context) error {
-	if w.indexed {
-		return nil
-	}
 	w.n.gets++
 	names, err := readCatalogIndex(ctx, w.objects)
 	if err != nil && !catalogLost(err) {
@@ -66,7 +62,6 @@ func (w *catalogWriter) index(ctx context.Context) error {
 			return fmt.Errorf("write list of catalogs: %w", err)
 		}
 	}
-	w.indexed = true
 	return nil
 }
 

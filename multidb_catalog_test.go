@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -532,5 +533,34 @@ func TestMultiDBCatalog_Lost(t *testing.T) {
 	replicate()
 	if got := catalogOf(t, root); len(got) != 4 || log.has("is made anew") != 1 {
 		t.Errorf("%d entries", len(got))
+	}
+}
+
+// Hosts that add their catalogs to the index at one moment overwrite each
+// other's: the next write of each finds out.
+func TestMultiDBCatalog_IndexRace(t *testing.T) {
+	t.Parallel()
+	f := newMemFleet(t)
+	f.setup = func(m *litestream.MultiDBManager) { m.Tune(knob.Fleet{Catalog: time.Millisecond}) }
+	names := f.rested(3)
+	f.open()
+	f.replicated()
+	f.awaitCatalogIdle()
+	id, _ := f.catalogHead()
+	b, err := catalog.EncodeIndex([]string{"0123456789abcdef"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.root.WriteObject(t.Context(), catalog.IndexName, b, false); err != nil {
+		t.Fatal(err)
+	}
+	makeRestedRows(t, f.path(names[0]), 1)
+	f.replicated()
+	f.close()
+	if b, err = f.root.ReadObject(t.Context(), catalog.IndexName); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := catalog.DecodeIndex(b); err != nil || !slices.Equal(got, []string{"0123456789abcdef", id}) {
+		t.Errorf("index %q, %v", got, err)
 	}
 }

@@ -50,7 +50,6 @@ type catalogWriter struct {
 	kept       []catalog.Layer // the same, written
 	old        []catalog.OldObject
 	rival      string // process that was complained of
-	indexed    bool
 	n          catalogCounts
 }
 
@@ -77,6 +76,9 @@ type catalogCounts struct {
 func (m *MultiDBManager) catalogUpdate(ctx context.Context) (catalogCounts, error) {
 	w := &m.catalog.w
 	w.n = catalogCounts{}
+	if err := w.index(ctx); err != nil {
+		return w.n, err
+	}
 	m.mu.Lock()
 	reload := m.catalog.reload
 	m.mu.Unlock()
