@@ -107,7 +107,7 @@ func (a *app) listTenants(ctx context.Context, s *fleetSource, o *restoreOptions
 		return errors.Join(err, werr)
 	}
 	if n == 0 && !asJSON {
-		return errors.Join(err, s.nothing(0))
+		return errors.Join(err, s.nothing(0, 0))
 	}
 	return errors.Join(err, out.end(), bw.Flush())
 }

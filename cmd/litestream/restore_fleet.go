@@ -144,8 +144,15 @@ func (a *app) restoreFleet(ctx context.Context, o *restoreOptions) (err error) {
 		return err
 	}
 	run.line.clear()
-	if err := run.src.nothing(run.r.Progress().Total); err != nil {
+	p := run.r.Progress()
+	if err := run.src.nothing(p.Total, p.Deleted); err != nil {
 		return err
+	}
+	for _, c := range run.src.catalogs {
+		run.logger.Info("the catalog of the replica is read", "host", c.Host, "written_at", timeText(c.WrittenAt), "databases", c.Entries)
+	}
+	if p.Deleted > 0 {
+		run.logger.Warn("databases whose files were deleted are left out (-deleted restores them, too)", "databases", p.Deleted)
 	}
 	if o.dryRun {
 		return run.print(ctx)
@@ -174,7 +181,7 @@ func (run *fleetRun) options(ctx context.Context) (litestream.FleetRestoreOption
 		opt.Existing = litestream.FleetRestoreSkip
 	}
 	if opt.Root == "" {
-		opt.Root = "/"
+		opt.Root, opt.Ledger = "/", run.src.ledger
 	}
 	if opt.Root == "/" && opt.JournalDir == "" {
 		opt.JournalDir = filepath.Join(run.src.stateDir, "restore")
@@ -214,6 +221,8 @@ func (run *fleetRun) note(row *litestream.FleetRestoreRow) {
 	switch {
 	case row.Status == litestream.FleetRestoreFailed || row.Status == litestream.FleetRestoreRefused:
 		run.logger.Error("restore failed", "db", row.Path, "error", row.Err)
+	case row.Behind:
+		run.logger.Error("restored, but older than it should be", "db", row.Path, "reason", row.Warning)
 	case row.Warning != "" && run.warnings < maxFleetWarnings:
 		run.warnings++
 		run.logger.Warn("restored, but not all is as it was", "db", row.Path, "reason", row.Warning)
@@ -313,6 +322,9 @@ type fleetTotals struct {
 	Failed     int    `json:"failed"`
 	Left       int    `json:"left"`
 	Unclear    int    `json:"unclear"`
+	Unlisted   int    `json:"unlisted"`
+	Deleted    int    `json:"deleted"`
+	Behind     int    `json:"behind"`
 	Warnings   int    `json:"warnings"`
 	Bytes      int64  `json:"bytes"`
 	DurationMS int64  `json:"duration_ms"`
@@ -322,10 +334,14 @@ type fleetTotals struct {
 // report prints the outcome, and returns it as an error unless all is there.
 func (run *fleetRun) report(ctx context.Context, s litestream.FleetRestoreSummary, err error) error {
 	took := time.Since(run.begin)
+	if err == nil && s.Stopped == nil {
+		err = run.src.findUnlisted(ctx, &run.o.fleet)
+	}
 	if run.o.asJSON {
 		sum := fleetTotals{
 			Source: run.src.kind, Total: s.Total, Restored: s.Restored, Verified: s.Verified, Skipped: s.Skipped, Refused: s.Refused,
-			Failed: s.Failed, Left: s.Left, Unclear: run.src.unclear, Warnings: s.Warnings, Bytes: s.Bytes, DurationMS: took.Milliseconds(),
+			Failed: s.Failed, Left: s.Left, Unclear: run.src.unclear,
+			Unlisted: run.src.unlisted, Deleted: run.r.Progress().Deleted, Behind: s.Behind, Warnings: s.Warnings, Bytes: s.Bytes, DurationMS: took.Milliseconds(),
 		}
 		if s.Stopped != nil {
 			sum.Stopped = s.Stopped.Error()
@@ -349,6 +365,12 @@ func (run *fleetRun) report(ctx context.Context, s litestream.FleetRestoreSummar
 	}
 	if run.src.unclear > 0 {
 		why = append(why, fmt.Sprintf("%d replicas do not tell their database", run.src.unclear))
+	}
+	if s.Behind > 0 {
+		why = append(why, fmt.Sprintf("%d are older than they should be", s.Behind))
+	}
+	if run.src.unlisted > 0 {
+		why = append(why, fmt.Sprintf("%d are on the replica and not in its catalog (the same command with -list -if-db-not-exists restores them, too)", run.src.unlisted))
 	}
 	if cause := context.Cause(ctx); errors.Is(cause, errInterrupted) {
 		why = append(why, "the restore was "+cause.Error()+" and goes on when it is started again")

@@ -34,6 +34,11 @@ type fleetSource struct {
 	folder string                                                     // of root, for client
 	client func(replicaPath string) (litestream.ReplicaClient, error) // of one replica
 
+	// What is compared with a listing when all that the catalog tells of is there.
+	catalogs []litestream.CatalogSource
+	known    []uint64 // hashes of the replicas that the catalog tells of
+	unlisted int      // replicas of which it does not tell
+
 	unclear int      // replicas that do not tell their database
 	others  int      // replicas of other configurations
 	hosts   []string // that the catalog tells of
@@ -207,13 +212,17 @@ func (s *fleetSource) replicas(ctx context.Context) iter.Seq2[litestream.Catalog
 	if c.Rebuilt() {
 		s.kind = "listing"
 	}
-	for _, src := range c.Sources() {
+	s.catalogs = c.Sources()
+	for _, src := range s.catalogs {
 		if src.Host != "" && !slices.Contains(s.hosts, src.Host) {
 			s.hosts = append(s.hosts, src.Host)
 		}
 	}
 	return func(yield func(litestream.CatalogEntry, error) bool) {
 		for e := range c.Entries() {
+			if !c.Rebuilt() {
+				s.known = append(s.known, replicaHash(e.Replica))
+			}
 			if !yield(e, nil) {
 				return
 			}
@@ -313,10 +322,14 @@ func decodedReplica(replica string) string {
 }
 
 // nothing is the error of a source without a database that was asked for.
-func (s *fleetSource) nothing(total int) error {
+func (s *fleetSource) nothing(total, deleted int) error {
 	switch {
 	case total > 0 || s.unclear > 0:
 		return nil
+	case deleted > 0:
+		return fmt.Errorf("no database matches in %s but %d whose files were deleted (-deleted restores them)", s.name, deleted)
+	case len(s.known) > 0 && s.others == 0:
+		return fmt.Errorf("no database matches in %s, as its catalog tells (-list looks for what is not in that)", s.name)
 	case s.others > 0 && len(s.hosts) > 0:
 		return fmt.Errorf("no database matches, but %d of other configurations, of the hosts %s (-hostname restores those of one of them)", s.others, strings.Join(s.hosts, ", "))
 	default:

@@ -172,7 +172,7 @@ func TestRestore_FleetCatalog(t *testing.T) {
 		t.Fatalf("replicate: %s%s", a.stdout, a.stderr)
 	}
 	rep, _ := restoreFleet(t, 0, "-config", "c.yml", "-all", "-o", "out")
-	if rep.summary.Source != "catalog" || rep.summary.Restored != 12 || rep.rows[paths[2]].Status != "" {
+	if rep.summary.Source != "catalog" || rep.summary.Restored != 12 || rep.summary.Deleted != 1 || rep.rows[paths[2]].Status != "" {
 		t.Errorf("without the deleted one: %+v", rep.summary)
 	}
 	if fi, err := os.Stat(filepath.Join("out", paths[1])); err != nil || fi.Mode().Perm() != 0o604 {
@@ -249,16 +249,63 @@ func TestFormatFleetProgress(t *testing.T) {
 	}{
 		{litestream.FleetRestoreProgress{Total: 10}, 0, "restored 0 of 10 databases, 0 B"},
 		{
-			litestream.FleetRestoreProgress{Total: 100, Finished: 50, Failed: 1, Bytes: 25e6, TotalBytes: 100e6}, 10 * time.Second,
+			litestream.FleetRestoreProgress{Total: 100, Finished: 50, Failed: 1, Bytes: 25e6, TotalBytes: 100e6},
+			10 * time.Second,
 			"restored 49 of 100 databases, 25 MB of 100 MB  5/s  2.5 MB/s  30s left  1 failed",
 		},
 		{
-			litestream.FleetRestoreProgress{Total: 100, Finished: 50, Bytes: 25e6, TotalBytes: 30e6, UnknownSizes: 9}, 10 * time.Second,
+			litestream.FleetRestoreProgress{Total: 100, Finished: 50, Bytes: 25e6, TotalBytes: 30e6, UnknownSizes: 9},
+			10 * time.Second,
 			"restored 50 of 100 databases, 25 MB  5/s  2.5 MB/s  10s left",
 		},
 	} {
 		if got := formatFleetProgress(tt.p, tt.elapsed); got != tt.want {
 			t.Errorf("got %q, want %q", got, tt.want)
 		}
+	}
+}
+
+// A catalog that does not tell of a database must not make a restore of all seem
+// complete.
+func TestRestore_FleetUnlisted(t *testing.T) {
+	dir, paths := lostFleet(t, "{{project}}/{{tenant}}")
+	if err := os.CopyFS(dir+"/replica/p%201/t99", os.DirFS(dir+"/replica/p%201/t01")); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range []string{"-config c.yml", "-from file://" + dir + "/replica"} {
+		out := strings.Fields("-o out" + args[1:2] + " -all " + args)
+		rep, stderr := restoreFleet(t, exitPartial, out...)
+		if rep.summary.Unlisted != 1 || !strings.Contains(stderr, "1 are on the replica and not in its catalog") || !strings.Contains(stderr, "p%201/t99") {
+			t.Errorf("%s: %+v, %s", args, rep.summary, stderr)
+		}
+	}
+	rep, _ := restoreFleet(t, 0, "-config", "c.yml", "-all", "-list", "-if-db-not-exists", "-o", "outc")
+	if rep.summary.Unlisted != 0 || rep.summary.Restored != 1 || rep.summary.Skipped != 13 {
+		t.Errorf("with a listing: %+v of %d", rep.summary, len(paths))
+	}
+}
+
+// A database of dbs that comes back to its place with the others has the ledger
+// that it has when it is restored by itself.
+func TestRestore_FleetLedger(t *testing.T) {
+	dir, paths := lostFleet(t, "{{project}}/{{tenant}}")
+	ledger := litestream.LedgerPath(defaultMetaPath(paths[0]))
+	var got [2][]byte
+	for i, args := range []string{"-config c.yml -all", "-config c.yml " + paths[0]} {
+		for _, name := range []string{dir + "/data", paths[0], filepath.Dir(ledger)} {
+			if err := os.RemoveAll(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if out := runCommand(t, append([]string{"restore"}, strings.Fields(args)...)...); out.code != 0 {
+			t.Fatalf("%+v", out)
+		}
+		var err error
+		if got[i], err = os.ReadFile(ledger); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(got[0]) == 0 || !bytes.Equal(got[0], got[1]) {
+		t.Errorf("ledgers of %d and %d bytes", len(got[0]), len(got[1]))
 	}
 }
