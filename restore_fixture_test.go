@@ -197,6 +197,18 @@ func (s *source) write(level int, minTXID, maxTXID ltx.TXID) {
 	}
 }
 
+// changed reports whether a page was another one at any position of a range. One
+// that changed back is in a merged file, which may be applied from the middle of
+// its range on.
+func (s *source) changed(pgno uint32, minTXID, maxTXID ltx.TXID) bool {
+	for txid := minTXID; txid <= maxTXID; txid++ {
+		if !bytes.Equal(s.page(s.images[txid-1], pgno), s.page(s.images[txid], pgno)) {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *source) encode(minTXID, maxTXID ltx.TXID) []byte {
 	s.tb.Helper()
 	before, after := s.images[minTXID-1], s.images[maxTXID]
@@ -221,7 +233,7 @@ func (s *source) encode(minTXID, maxTXID ltx.TXID) []byte {
 	}
 	for pgno := uint32(1); pgno <= hdr.Commit; pgno++ {
 		page := s.page(after, pgno)
-		if pgno == hdr.LockPgno() || bytes.Equal(page, s.page(before, pgno)) {
+		if pgno == hdr.LockPgno() || !s.changed(pgno, minTXID, maxTXID) {
 			continue
 		}
 		if err := enc.EncodePage(ltx.PageHeader{Pgno: pgno}, page); err != nil {
