@@ -322,6 +322,10 @@ type restorer struct {
 // plan lists the replica and chooses the files.
 func (rs *restorer) plan(ctx context.Context) error {
 	rs.progress.phase.Store(RestorePlanning)
+	return withoutFalseGaps(func() error { return rs.planOnce(ctx) })
+}
+
+func (rs *restorer) planOnce(ctx context.Context) error {
 	list := rs.listFormats
 	if rs.list != nil {
 		list = rs.list

@@ -34,6 +34,9 @@ type memReplica struct {
 	lists int
 	opens int
 
+	// onList, if set, may leave files out of a listing.
+	onList func(info *ltx.FileInfo) (seen bool)
+
 	// onOpen, if set, may replace the answer of OpenLTXFile.
 	onOpen func(k fileKey, offset, size int64, r io.ReadCloser) (io.ReadCloser, error)
 }
@@ -52,8 +55,9 @@ func (c *memReplica) LTXFiles(_ context.Context, level int, _ ltx.TXID, _ bool) 
 	c.lists++
 	var a []*ltx.FileInfo
 	for k, b := range c.files {
-		if k.level == level {
-			a = append(a, &ltx.FileInfo{Level: level, MinTXID: k.min, MaxTXID: k.max, Size: int64(len(b)), CreatedAt: c.times[k]})
+		info := &ltx.FileInfo{Level: level, MinTXID: k.min, MaxTXID: k.max, Size: int64(len(b)), CreatedAt: c.times[k]}
+		if k.level == level && (c.onList == nil || c.onList(info)) {
+			a = append(a, info)
 		}
 	}
 	return ltx.NewFileInfoSliceIterator(a), nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -235,6 +236,52 @@ func TestCalcRestorePlan(t *testing.T) {
 	}
 	if _, err := litestream.CalcRestorePlan(t.Context(), client, 1, s.start, nil); err == nil {
 		t.Error("txid and timestamp together: no error")
+	}
+}
+
+// A listing of a folder that is written to may miss a file and have a newer one.
+// What two listings in a row miss is missing.
+func TestCalcRestorePlan_FalseGap(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		hidden []ltx.TXID // by the first listing, the second and so on
+		lists  int
+		gap    bool
+	}{
+		{name: "seen at once", lists: 1},
+		{name: "seen by the second", hidden: []ltx.TXID{3}, lists: 2},
+		{name: "another one unseen", hidden: []ltx.TXID{3, 4}, lists: 3},
+		{name: "missing", hidden: []ltx.TXID{3, 3, 3, 3}, lists: 2, gap: true},
+		{name: "no end", hidden: []ltx.TXID{3, 4, 3, 4, 3, 4}, lists: 5, gap: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			client := newMemReplica()
+			newSource(t, client, 1024, false).fill(5)
+			client.onList = func(info *ltx.FileInfo) bool {
+				listing := (client.lists - 1) / 10 // one request per level
+				return info.Level != 0 || listing >= len(tt.hidden) || info.MinTXID != tt.hidden[listing]
+			}
+			for name, run := range map[string]func() error{
+				"plan": func() error {
+					_, err := litestream.CalcRestorePlan(t.Context(), client, 0, time.Time{}, nil)
+					return err
+				},
+				"restore": func() error {
+					opt := litestream.NewRestoreOptions()
+					opt.OutputPath = filepath.Join(t.TempDir(), "db")
+					_, err := litestream.Restore(t.Context(), client, opt)
+					return err
+				},
+			} {
+				client.lists = 0
+				if err := run(); errors.Is(err, litestream.ErrNonContiguous) != tt.gap || !tt.gap && err != nil {
+					t.Errorf("%s: err=%v, want a gap: %v", name, err, tt.gap)
+				}
+				if client.lists != 10*tt.lists {
+					t.Errorf("%s: %d lists, want %d of each level", name, client.lists, tt.lists)
+				}
+			}
+		})
 	}
 }
 
