@@ -183,6 +183,10 @@ func (w *world) leaveWAL() error {
 	return errors.Join(err, c.close())
 }
 
+// lateUploads is how long a server may take to store what a process sent that
+// was killed.
+const lateUploads = 500 * time.Millisecond
+
 // loseReplica empties the storage. What follows is a new history.
 func (w *world) loseReplica(ctx context.Context) error {
 	w.logf("replica lost")
@@ -199,6 +203,8 @@ func (w *world) loseReplica(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx = context.WithoutCancel(ctx) // half of a loss is none
+	pause(ctx, lateUploads)
 	return client.DeleteAll(ctx)
 }
 
