@@ -409,7 +409,7 @@ func (m *MultiDBManager) completeEntry(e *runEntry) {
 	}
 	e.Size = fi.Size()
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		e.Owner, e.HasOwner = catalog.Owner{Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid}, true
+		e.Owner, e.HasOwner = catalog.Owner{Mode: uint32(st.Mode) & 0o7777, UID: st.Uid, GID: st.Gid}, true
 	}
 }
 
