@@ -267,7 +267,7 @@ func logReached(t *testing.T, reached map[string]int) {
 // TestFleet checks one random schedule of a fleet against the oracle.
 func TestFleet(t *testing.T) {
 	t.Parallel()
-	d, tenantN := 7*time.Second, 80
+	d, tenantN := 7*time.Second, 200
 	if testing.Short() {
 		d, tenantN = 2*time.Second, 40
 	}

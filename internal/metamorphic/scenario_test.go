@@ -202,7 +202,6 @@ const spill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHER
 // A power cut brings back older blocks of the log and of the main file. The
 // cursor of the boot before is no proof then, whatever it finds.
 func TestScenario_PowerCut(t *testing.T) {
-	t.Parallel()
 	type files struct{ main, log []byte }
 	read := func(r *rig) files {
 		r.Helper()
@@ -277,7 +276,6 @@ func TestScenario_PowerCut(t *testing.T) {
 // A writer that is killed in the middle of a transaction leaves frames behind
 // that never counted.
 func TestScenario_WriterKilled(t *testing.T) {
-	t.Parallel()
 	for _, pageSize := range []int{512, 4096} {
 		t.Run(fmt.Sprint(pageSize), func(t *testing.T) {
 			r := newRig(t, pageSize)
@@ -312,7 +310,6 @@ func TestScenario_WriterKilled(t *testing.T) {
 // Large transactions spill into the log before they are taken back; others
 // overwrite what they left there.
 func TestScenario_RolledBack(t *testing.T) {
-	t.Parallel()
 	r := newRig(t, 1024)
 	app := r.app()
 	r.open()
@@ -338,11 +335,10 @@ func TestScenario_RolledBack(t *testing.T) {
 	r.close()
 }
 
-// Thirty disasters: each time the restored database goes on with the replica it
+// Fifty disasters: each time the restored database goes on with the replica it
 // came from, which is sent what changed and not the database again.
 func TestScenario_RestoreAndGoOn(t *testing.T) {
-	t.Parallel()
-	const cycles, pageSize, ballast = 30, 1024, 600
+	const cycles, pageSize, ballast = 50, 1024, 600
 	r := newRig(t, pageSize)
 	app := r.app()
 	r.must(app.exec("CREATE TABLE ballast (x)"))
@@ -399,7 +395,6 @@ func logBytes(r *rig) int64 {
 // While the replica is away the application writes many times what may be
 // staged. What is staged and the log stay bounded; nothing is lost.
 func TestScenario_ReplicaAway(t *testing.T) {
-	t.Parallel()
 	const limit, pageSize = 1 << 20, 4096
 	r := newRig(t, pageSize)
 	var away atomic.Bool
@@ -491,7 +486,6 @@ func (r *rig) waitUntil(what string, cond func() bool) {
 // Another database takes the place of the one that is replicated. The next
 // look takes it, and the old one's positions stay restorable.
 func TestScenario_FileReplaced(t *testing.T) {
-	t.Parallel()
 	for _, pageSize := range []int{1024, 4096} {
 		t.Run(fmt.Sprint(pageSize), func(t *testing.T) {
 			r := newRig(t, 1024)
