@@ -340,6 +340,9 @@ func (w *world) restoreAndGoOn(ctx context.Context) error {
 	w.logf("restored %s of %s in place, epoch %d begins", txid, got, epoch)
 	w.fork(epoch, got)
 	if want.txid == 0 && w.rng.IntN(4) == 0 { // it is looked at before anybody writes
+		w.mu.Lock()
+		w.putBack[got] = txid
+		w.mu.Unlock()
 		if err := w.startReplicator(); err != nil {
 			return err
 		}

@@ -48,7 +48,8 @@ type world struct {
 	claimed   moment     // newest commit that is on the replica for sure
 	marks     []mark
 	seen      map[ltx.TXID]moment
-	blind     [][2]ltx.TXID // (from, to]: see errTolerated
+	putBack   map[moment]ltx.TXID // by a restore in place that was replicated unchanged, from this position
+	blind     [][2]ltx.TXID       // (from, to]: see errTolerated
 	ops       []string
 	failure   error
 
@@ -169,7 +170,7 @@ func newWorld(seed uint64, dir string) *world {
 	const ms = time.Millisecond
 	w := &world{
 		seed: seed, dir: dir, rng: rng, model: newModel(seed), start: time.Now(),
-		seen: make(map[ltx.TXID]moment), reached: make(map[string]int), conns: make([]*appConn, 1+rng.IntN(3)),
+		seen: make(map[ltx.TXID]moment), putBack: make(map[moment]ltx.TXID), reached: make(map[string]int), conns: make([]*appConn, 1+rng.IntN(3)),
 	}
 	w.cfg = replicatorConfig{
 		DB: filepath.Join(dir, "app", "db"), Replica: filepath.Join(dir, "replica"),
