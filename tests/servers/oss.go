@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"net"
 	"net/http/httptest"
 	"testing"
 
@@ -8,11 +9,16 @@ import (
 )
 
 // OSSServer is a running server of the protocol of Alibaba Cloud OSS, in memory,
-// that checks signatures. It is safe for concurrent use.
+// that checks signatures. What it embeds is safe for concurrent use; its own
+// methods are for the test's goroutine.
 type OSSServer struct {
 	*fakeoss.Server
 
-	Endpoint string // such as http://127.0.0.1:40000
+	Endpoint string // such as http://127.0.0.1:21000
+
+	tb       testing.TB
+	addr     string
+	listener *httptest.Server // nil while stopped
 }
 
 // OSS starts an OSS server without buckets in this process, which ends with the
@@ -23,17 +29,42 @@ func OSS(tb testing.TB, set ...func(*fakeoss.Options)) *OSSServer {
 	for _, f := range set {
 		f(&o)
 	}
-	s := &OSSServer{Server: fakeoss.New(o)}
-	listener := httptest.NewServer(s)
-	s.Endpoint = listener.URL
-	tb.Cleanup(func() {
-		listener.CloseClientConnections()
-		listener.Close()
-	})
+	addr := freeAddr(tb)
+	s := &OSSServer{Server: fakeoss.New(o), Endpoint: "http://" + addr, tb: tb, addr: addr}
+	s.Restart()
+	tb.Cleanup(s.Stop)
 	return s
 }
 
 // Env returns the environment for a child process that uses the server.
 func (s *OSSServer) Env() []string {
 	return append(cleanEnv(), "OSS_ACCESS_KEY_ID="+s.AccessKeyID, "OSS_ACCESS_KEY_SECRET="+s.AccessKeySecret)
+}
+
+// Stop cuts all connections. The port refuses others until Restart; what is
+// stored stays.
+func (s *OSSServer) Stop() {
+	if s.listener == nil {
+		return
+	}
+	s.listener.CloseClientConnections()
+	s.listener.Close()
+	s.listener = nil
+}
+
+// Restart starts the server again on the same port. One that runs is stopped
+// first.
+func (s *OSSServer) Restart() {
+	s.tb.Helper()
+	s.Stop()
+	ln, err := net.Listen("tcp", s.addr)
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	s.listener = httptest.NewUnstartedServer(s)
+	if err := s.listener.Listener.Close(); err != nil {
+		s.tb.Fatal(err)
+	}
+	s.listener.Listener = ln
+	s.listener.Start()
 }
