@@ -8,9 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/abs"
 	"github.com/benbjohnson/litestream/gs"
+	"github.com/benbjohnson/litestream/nats"
+	"github.com/benbjohnson/litestream/oss"
 	"github.com/benbjohnson/litestream/s3"
 	"github.com/benbjohnson/litestream/sftp"
 	"github.com/benbjohnson/litestream/tests/servers"
@@ -45,7 +49,7 @@ type place struct {
 // maxConns bounds the connections of a daemon.
 const maxConns = 8
 
-var backends = []backend{s3Backend, sftpBackend, absBackend, gsBackend, webdavBackend}
+var backends = []backend{s3Backend, sftpBackend, absBackend, gsBackend, webdavBackend, ossBackend, natsBackend}
 
 func xml(code, text string) string {
 	return `<?xml version="1.0" encoding="UTF-8"?><Error><Code>` + code + `</Code><Message>` + text + `</Message></Error>`
@@ -200,6 +204,54 @@ var webdavBackend = backend{
 	broken:    servers.Answer(http.StatusInternalServerError, nil, "injected"),
 	busy:      servers.Answer(http.StatusServiceUnavailable, nil, "injected"),
 	expired:   servers.Answer(http.StatusUnauthorized, http.Header{"WWW-Authenticate": {`Basic realm="dav"`}}, "injected"),
+}
+
+var ossBackend = backend{
+	name: "oss",
+	start: func(t *testing.T, _ bool) *place {
+		t.Helper()
+		srv := servers.OSS(t)
+		srv.CreateBucket(bucket, false)
+		return &place{
+			target: srv.Endpoint, stop: srv.Stop, restart: srv.Restart,
+			client: func(addr string, timeout time.Duration) (litestream.ReplicaClient, func()) {
+				pool := &oss.Pool{}
+				c := must(pool.Get(oss.Config{
+					AccessKeyID: srv.AccessKeyID, AccessKeySecret: srv.AccessKeySecret, Region: srv.Region,
+					Bucket: bucket, Path: "base", Endpoint: "http://" + addr, MaxConns: maxConns,
+				}))
+				c.ResponseTimeout = timeout
+				return c, pool.CloseIdleConnections
+			},
+		}
+	},
+	throttled: servers.Answer(http.StatusTooManyRequests, retryAfter, xml("TooManyRequests", "injected")),
+	broken:    xmlAnswer(http.StatusInternalServerError, "InternalError"),
+	busy:      xmlAnswer(http.StatusServiceUnavailable, "ServiceUnavailable"),
+	expired:   xmlAnswer(http.StatusForbidden, "SecurityTokenExpired"),
+	skewed: servers.Answer(http.StatusForbidden, http.Header{"Date": {time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat)}},
+		xml("RequestTimeTooSkewed", "injected")),
+}
+
+var natsBackend = backend{
+	name: "nats",
+	start: func(t *testing.T, _ bool) *place {
+		t.Helper()
+		srv := servers.NATS(t, "")
+		srv.CreateBucket(jetstream.ObjectStoreConfig{Bucket: bucket})
+		return &place{
+			target: srv.Addr, stop: srv.Stop, restart: srv.Restart,
+			client: func(addr string, timeout time.Duration) (litestream.ReplicaClient, func()) {
+				pool := &nats.Pool{}
+				c := must(pool.Get(nats.Config{
+					Server: addr, Bucket: bucket, Path: "base", MaxConns: maxConns,
+					Timeout: timeout, ReconnectWait: 200 * time.Millisecond,
+				}))
+				c.ResponseTimeout = timeout
+				return c, pool.Close
+			},
+		}
+	},
 }
 
 // must returns what a call that cannot fail here returns.
