@@ -37,10 +37,7 @@ type restoreBench struct {
 
 // runFleetRestore is the command `litestream-bench fleet-restore`.
 func runFleetRestore(ctx context.Context, args []string) (err error) {
-	cache := os.Getenv("LITESTREAM_TEST_CACHE")
-	if home, err := os.UserHomeDir(); cache == "" && err == nil {
-		cache = filepath.Join(home, ".cache", "litestream-test")
-	}
+	cache := cacheDir()
 	b := &restoreBench{}
 	fs := flag.NewFlagSet("litestream-bench fleet-restore", flag.ContinueOnError)
 	ours := fs.String("litestream", "bin/litestream", "the program to measure")

@@ -243,19 +243,11 @@ func (d *decoder) key(key, value *yaml.Node, v reflect.Value, at place) {
 			w.Text += didYouMean(at.scope, name)
 		}
 		d.warn(w)
-	case k.since == later:
-		if !isOff(follow(value)) {
-			d.add(&configError{Field: field, Line: key.Line, Reason: "not supported yet"})
-		}
-	case k.since == legacy:
+	case k.ignored():
 		d.warn(configWarning{Key: field, Line: key.Line, Text: "ignored", Instead: k.instead})
 	default:
 		if f, ok := fieldByKey(v, name); ok {
 			d.value(value, f, at.below(field, k.child))
-		} else if k.child != "" {
-			// Every key below is a later one, such as validation.interval.
-			var none struct{}
-			d.mapping(value, reflect.ValueOf(&none).Elem(), at.below(field, k.child))
 		}
 	}
 }

@@ -23,29 +23,23 @@ const (
 	scopeLimits         scope = "multi-db.limits"
 )
 
-// since tells what this release does with a key.
-type since int
-
-const (
-	now    since = iota // read and honoured
-	later               // upstream honours it: refused unless its value means "off"
-	legacy              // upstream ignores it: accepted with a warning
-)
-
 // configKey is one key that upstream or this project knows.
 type configKey struct {
 	name  string
 	scope scope
-	since since
 
 	// child is the scope of the mapping below the key, if there is one.
 	child scope
 
-	// instead says, for legacy keys, what is in force.
+	// instead is set for the keys that upstream ignores, which are accepted with
+	// a warning. It says what is in force.
 	instead func(*Config) string
 }
 
-// configKeys lists every key once per scope (compat.md sections 2.2 to 2.5).
+// ignored reports whether the key has no effect.
+func (k configKey) ignored() bool { return k.instead != nil }
+
+// configKeys lists every key once per scope.
 // A key that stands both in a replica and at the top is in sharedKeys.
 var configKeys = append([]configKey{
 	{name: "addr", scope: scopeRoot},
@@ -107,7 +101,7 @@ var configKeys = append([]configKey{
 	{name: "permissions", scope: scopeSocket},
 
 	{name: "interval", scope: scopeLevel},
-	{name: "retention", scope: scopeLevel, since: legacy, instead: snapshotRetentionNote},
+	{name: "retention", scope: scopeLevel, instead: snapshotRetentionNote},
 
 	{name: "interval", scope: scopeSnapshot},
 	{name: "retention", scope: scopeSnapshot},
@@ -138,15 +132,15 @@ var configKeys = append([]configKey{
 	{name: "recursive", scope: scopeDB},
 	{name: "watch", scope: scopeDB},
 	{name: "meta-dir", scope: scopeDB},
-	{name: "max-checkpoint-page-count", scope: scopeDB, since: legacy, instead: truncateNote},
+	{name: "max-checkpoint-page-count", scope: scopeDB, instead: truncateNote},
 
 	{name: "type", scope: scopeReplica},
 	{name: "url", scope: scopeReplica},
 	{name: "path", scope: scopeReplica},
-	{name: "name", scope: scopeReplica, since: legacy, instead: fixedNote("a database has one replica, which needs no name")},
-	{name: "retention", scope: scopeReplica, since: legacy, instead: snapshotRetentionNote},
-	{name: "retention-check-interval", scope: scopeReplica, since: legacy, instead: snapshotIntervalNote},
-	{name: "snapshot-interval", scope: scopeReplica, since: legacy, instead: snapshotIntervalNote},
+	{name: "name", scope: scopeReplica, instead: fixedNote("a database has one replica, which needs no name")},
+	{name: "retention", scope: scopeReplica, instead: snapshotRetentionNote},
+	{name: "retention-check-interval", scope: scopeReplica, instead: snapshotIntervalNote},
+	{name: "snapshot-interval", scope: scopeReplica, instead: snapshotIntervalNote},
 
 	{name: "identities", scope: scopeAge},
 	{name: "recipients", scope: scopeAge},
@@ -202,8 +196,8 @@ func sharedKeys() []configKey {
 		{name: "reconnect-wait"},
 		{name: "timeout"},
 		{name: "age", child: scopeAge},
-		{name: "auto-recover", since: legacy, instead: fixedNote("local files that are missing or damaged are always made anew")},
-		{name: "validation-interval", since: legacy, instead: fixedNote("every snapshot compares all pages with what was captured")},
+		{name: "auto-recover", instead: fixedNote("local files that are missing or damaged are always made anew")},
+		{name: "validation-interval", instead: fixedNote("every snapshot compares all pages with what was captured")},
 	}
 	keys := make([]configKey, 0, 2*len(perReplica))
 	for _, k := range perReplica {

@@ -139,27 +139,3 @@ func isNull(n *yaml.Node) bool {
 func isMerge(n *yaml.Node) bool {
 	return n.Kind == yaml.ScalarNode && n.Value == "<<" && n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) == 0
 }
-
-// isOff reports whether a value leaves a feature switched off, so that a key
-// of a later release with that value asks for nothing.
-func isOff(n *yaml.Node) bool {
-	switch n.Kind {
-	case yaml.ScalarNode:
-		switch s := resolveScalar(n); s.kind {
-		case scalarNull:
-			return true
-		case scalarBool:
-			return !s.b
-		case scalarInt:
-			return s.i == 0
-		case scalarString:
-			return s.text == ""
-		default:
-			return false
-		}
-	case yaml.MappingNode, yaml.SequenceNode:
-		return len(n.Content) == 0
-	default:
-		return false
-	}
-}

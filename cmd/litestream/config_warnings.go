@@ -68,7 +68,7 @@ func didYouMean(s scope, name string) string {
 	lower := strings.ToLower(strings.ReplaceAll(name, "_", "-"))
 	best, bestDist := "", 3
 	for _, k := range configKeys {
-		if k.scope != s || k.since == legacy {
+		if k.scope != s || k.ignored() {
 			continue
 		}
 		if dist := editDistance(lower, k.name, bestDist); dist < bestDist && dist < len(k.name)/2 {
@@ -79,7 +79,7 @@ func didYouMean(s scope, name string) string {
 		return `; did you mean "` + best + `"?`
 	}
 	for _, k := range configKeys {
-		if k.name == lower && k.since == now {
+		if k.name == lower && !k.ignored() {
 			return `; the key belongs below "` + string(k.scope) + `"`
 		}
 	}

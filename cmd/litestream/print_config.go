@@ -80,7 +80,7 @@ func textNode(s string) *yaml.Node {
 func settingsNode(s scope, v reflect.Value) *yaml.Node {
 	m := &yaml.Node{Kind: yaml.MappingNode}
 	for _, k := range configKeys {
-		if k.scope != s || k.since != now {
+		if k.scope != s || k.ignored() {
 			continue
 		}
 		f, ok := fieldByKey(v, k.name)

@@ -35,7 +35,7 @@ func diffSettings(s scope, from, to reflect.Value, skip func(key string) bool) [
 
 func appendDiffs(diffs []settingDiff, prefix string, s scope, from, to reflect.Value, skip func(string) bool) []settingDiff {
 	for _, k := range configKeys {
-		if k.scope != s || k.since != now || skip(prefix+k.name) {
+		if k.scope != s || k.ignored() || skip(prefix+k.name) {
 			continue
 		}
 		a, ok := fieldByKey(from, k.name)
