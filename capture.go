@@ -34,6 +34,7 @@ type capture struct {
 	checksums bool            // increments carry the database checksum
 	timestamp time.Time
 	now       func() time.Time
+	writer    uint64 // see DB.writerID
 }
 
 // captured is a staged file that is not yet under its final name.
@@ -70,7 +71,7 @@ func (c *capture) header(cur wal.Cursor, start int64, pre ltx.Checksum) ltx.Head
 	hdr := ltx.Header{
 		Version: ltx.Version, PageSize: cur.PageSize, Commit: cur.Commit,
 		MinTXID: c.txid, MaxTXID: c.txid, Timestamp: c.timestamp.UnixMilli(),
-		WALOffset: WALHeaderSize,
+		WALOffset: WALHeaderSize, NodeID: c.writer,
 	}
 	if !c.checksums || (c.txid > 1 && pre == 0) {
 		hdr.Flags = ltx.HeaderFlagNoChecksum

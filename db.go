@@ -63,6 +63,8 @@ type DB struct {
 	mu     sync.Mutex // guards status; never held across I/O
 	status DBStatus
 
+	lost lostReplica
+
 	onStaged func() // told after a file was staged; set by the Store
 	metrics  *dbMetrics
 	shared   *sharedState

@@ -54,8 +54,9 @@ type DynamicDB struct {
 	// halting: it is let go as soon as nobody needs it open, and not replicated.
 	halting bool
 
-	retried       bool // it failed the last time
-	known, unsure bool // the registry has a position; it may not be the storage's
+	retried       bool      // it failed the last time
+	known, unsure bool      // the registry has a position; it may not be the storage's
+	provenAt      time.Time // of that position; see Replica.proven
 	// seen is the fingerprint at that position; settled says that an equal one
 	// proves that nothing changed since.
 	seen    sqlitefile.Fingerprint
@@ -129,11 +130,12 @@ func (d *DynamicDB) Close(ctx context.Context) error {
 // errStopped means that the process ended before a database was replicated.
 var errStopped = errors.New("the process ended before it was replicated")
 
-// noteUpload is told of each acknowledged level-0 file.
-func (d *DynamicDB) noteUpload(info *ltx.FileInfo) {
+// noteUpload is told of each acknowledged level-0 file, and when it was known
+// that nobody else has gone on from there.
+func (d *DynamicDB) noteUpload(info *ltx.FileInfo, proven time.Time) {
 	now := d.fleet.now()
 	d.fleet.noteFiles(d, func(f *tenantFiles) { f.noteUpload(info, now) })
-	d.fleet.acknowledged(d, info.MaxTXID)
+	d.fleet.acknowledged(d, info.MaxTXID, proven)
 	d.fleet.metrics.sent(info.Size)
 }
 

@@ -67,6 +67,10 @@ const (
 	// started. It lasts as long as the process.
 	tenantStopped
 
+	// tenantLost: another writer goes on with its replica, so that nothing is done
+	// about it until a takeover. The registry keeps it.
+	tenantLost
+
 	// These two are the table's own.
 	tenantPrinted // there is a fingerprint
 	tenantOwner   // the record stands in the index of inodes
@@ -90,6 +94,7 @@ type DBState struct {
 	devices uint32 // of both files, in the table
 
 	changedAt, since, syncedAt unixSeconds
+	provenAt                   unixSeconds // see Replica.proven; not in the registry
 
 	dir, name uint32 // in the table
 	group     uint32 // SetGroup; 0: none

@@ -89,6 +89,9 @@ func (db *DB) pass(ctx context.Context, force bool) error {
 var errAwaitReplica = errors.New("waiting for the replica's position")
 
 func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
+	if err := db.lostErr(); err != nil {
+		return err // pass lets the file go
+	}
 	fp, err := sqlitefile.Take(db.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return db.letGo(SyncStateMissing)
@@ -484,7 +487,7 @@ func (db *DB) publishTail(res wal.Result) (err error) {
 func (db *DB) nextCapture() *capture {
 	return &capture{
 		dir: db.ltxDir(), txid: db.st.txid + 1, cursor: db.st.cursor, ledger: db.st.ledger,
-		checksums: db.Checksums, timestamp: db.knobs.now(), now: db.knobs.now,
+		checksums: db.Checksums, timestamp: db.knobs.now(), now: db.knobs.now, writer: db.writerID(),
 	}
 }
 

@@ -31,6 +31,7 @@ type tenantMode struct {
 	stateDir    string                // where everything lies that is staged
 	staged      *ltxfile.MemoryBudget // of small files that are staged
 	checkpoint  bool                  // PASSIVE, for applications that never checkpoint
+	writer      uint64                // what its files say about who wrote them
 }
 
 // newTenantDB returns a database of a fleet with the default settings. It
@@ -119,6 +120,9 @@ func (db *DB) seedUnconfirmed(txid ltx.TXID, ledger []byte) error {
 	}
 	db.st.txid = txid
 	db.stage.reset(txid, nil)
+	if db.Replica != nil {
+		db.Replica.unsure = true
+	}
 	db.seedLedger(ledger)
 	db.st.loaded = true
 	db.publish()

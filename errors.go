@@ -135,8 +135,9 @@ func (e *ReplicaError) Error() string {
 func (e *ReplicaError) Unwrap() error { return e.Err }
 
 // IsPermanent reports whether err came from storage with the verdict that a
-// retry alone cannot heal it, such as wrong credentials or a missing bucket.
+// retry alone cannot heal it, such as wrong credentials, a missing bucket or
+// another writer.
 func IsPermanent(err error) bool {
 	var re *ReplicaError
-	return errors.As(err, &re) && re.Permanent
+	return errors.As(err, &re) && re.Permanent || errors.Is(err, ErrSecondWriter)
 }

@@ -92,11 +92,13 @@ type MultiDBManager struct {
 	yieldSet       time.Time             // when yield was chosen
 	underway       map[uint32]*upkeepRun // maintenance that runs
 	upkeepFailures map[uint32]uint8      // in a row
+	rival          rivalNote
 	validation     fleetValidation
 	drill          fleetDrill
 	sameBoot       bool // as when the registry was written
 	bound          bool // the replica is known to be the one of the registry
 	empty          bool // and held nothing at the start
+	otherReplica   bool // and it is not the one that the registry was about
 	bindAt         time.Time
 	started        bool          // databases may become hot
 	once           bool          // a single pass, whose maintenance is what was asked for
@@ -208,7 +210,12 @@ func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
 	if err := sweepStaging(m.cfg().StateDir); err != nil {
 		return err
 	}
+	writer, err := loadWriterID(m.cfg().StateDir)
+	if err != nil {
+		return err
+	}
 	m.mode = &tenantMode{
+		writer:      writer,
 		connections: m.store.resources.Connections, metrics: m.metrics, stateDir: m.cfg().StateDir,
 		checkpoint: m.cfg().Checkpoint == MultiDBCheckpointPassive,
 		staged:     ltxfile.NewMemoryBudget(stagedMemory),

@@ -236,6 +236,9 @@ func (m *MultiDBManager) goneLocked(i uint32, s *DBState, now time.Time) bool {
 		return false
 	}
 	s.set(tenantDeleted, true)
+	if s.has(tenantLost) {
+		return true // its replica is another's, and its record says so if the file comes back
+	}
 	switch s.state {
 	case TenantHot:
 		return true // its own look finds out
@@ -318,6 +321,9 @@ func (m *MultiDBManager) recordLocked(i uint32) registry.Record {
 	if s.has(tenantDoomed) {
 		rec.State |= recordDoomed
 	}
+	if s.has(tenantLost) {
+		rec.State |= recordLost
+	}
 	if t, err := m.tenants().Lookup(rec.Path); err == nil {
 		rec.Place = placeNumber(t.ReplicaPath)
 	}
@@ -335,5 +341,6 @@ func (m *MultiDBManager) recordLocked(i uint32) registry.Record {
 const (
 	recordUnsure = 0x80 // it was let go with an upload of unknown outcome
 	recordDoomed = 0x40 // the deletion of its replica has begun
-	recordMarks  = recordUnsure | recordDoomed
+	recordLost   = 0x20 // another writer goes on with its replica
+	recordMarks  = recordUnsure | recordDoomed | recordLost
 )

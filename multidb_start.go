@@ -37,6 +37,7 @@ func (m *MultiDBManager) bind(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.bound, m.empty, m.catalog.epoch = true, empty, epoch
+	m.otherReplica = !same
 	if !same {
 		m.distrustLocked()
 	}
@@ -112,7 +113,12 @@ func (m *MultiDBManager) unbound(err error) {
 // distrustLocked makes every record unknown: the replica is another one.
 func (m *MultiDBManager) distrustLocked() {
 	for i, s := range m.table.All() {
-		s.txid, s.syncedAt = 0, 0
+		s.txid, s.syncedAt, s.provenAt = 0, 0, 0
+		if s.has(tenantLost) { // nobody else is there
+			s.set(tenantLost, false)
+			delete(m.reasons, i)
+			s.state = TenantUnknown
+		}
 		m.upkeep.remove(i)
 		m.catalog.drop(i)
 		if s.state == TenantClean {
@@ -183,6 +189,10 @@ func (m *MultiDBManager) loadLocked(rec *registry.Record, info registry.Info, no
 		files := m.decodeFiles(rec.Path, rec.Files)
 		m.catalog.found(i, &files)
 		m.loadDrillLocked(i, rec)
+	}
+	if rec.State&recordLost != 0 && !m.otherReplica {
+		m.loseLocked(i, readReason(rec.Reason))
+		return true
 	}
 	switch RecordedState(rec.State) {
 	case TenantClean:

@@ -18,8 +18,12 @@ import (
 // enqueueLocked lets a database wait for a place among the hot ones.
 func (m *MultiDBManager) enqueueLocked(i uint32, class queueClass, since time.Time) {
 	s := m.table.At(i)
-	if s.has(tenantStopped) {
+	switch {
+	case s.has(tenantStopped):
 		m.haltLocked(i)
+		return
+	case s.has(tenantLost):
+		m.loseLocked(i, &secondWriterError{})
 		return
 	}
 	s.state = TenantQueued
@@ -126,6 +130,7 @@ func (m *MultiDBManager) newDynamicLocked(i uint32, now time.Time) *DynamicDB {
 		fleet: m, idx: i, path: m.table.Path(i), txid: s.txid, lastChange: now,
 		retried: m.reasons[i] != nil, known: s.txid > 0, unsure: s.has(tenantRecheck),
 		seen: m.table.Fingerprint(i), settled: s.has(tenantSettled) && m.sameBoot,
+		provenAt: s.provenAt.Time(),
 	}
 }
 
@@ -144,8 +149,9 @@ func (m *MultiDBManager) openTenant(ctx context.Context, d *DynamicDB) (*managed
 	m.tuneTenant(db)
 	db.Checksums, db.Logger = m.cfg().Checksums, m.logger
 	db.Replica = NewReplicaWithClient(db, client)
-	db.Replica.SyncInterval = m.SyncInterval
-	db.Replica.onUploaded = d.noteUpload
+	db.Replica.SyncInterval, db.Replica.L0Retention = m.SyncInterval, m.upkeeper().Settings.L0Retention
+	db.Replica.onUploaded = func(info *ltx.FileInfo) { d.noteUpload(info, db.Replica.proven()) }
+	db.Replica.whoElse, db.Replica.provenAt = m.otherWriter, d.provenAt
 	db.shared = m.shared
 	if err := m.claim(d); err != nil {
 		return nil, err
@@ -333,12 +339,13 @@ func (m *MultiDBManager) noteStorage(i uint32, path string, err error) {
 }
 
 // acknowledged takes note of a position that the storage holds.
-func (m *MultiDBManager) acknowledged(d *DynamicDB, txid ltx.TXID) {
+func (m *MultiDBManager) acknowledged(d *DynamicDB, txid ltx.TXID, proven time.Time) {
 	now := m.now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s := m.table.At(d.idx); s != nil && m.hot[d.idx] == d && txid > s.txid {
 		s.txid, s.syncedAt = txid, secondsOf(now)
+		s.provenAt = secondsOf(proven)
 		m.touchCatalogLocked(d.idx, s)
 	}
 }
@@ -376,9 +383,11 @@ func (m *MultiDBManager) failed(d *DynamicDB, reason, closeErr error) {
 	s := m.table.At(d.idx)
 	s.set(tenantRecheck, true) // an upload may have arrived all the same
 	switch now := m.now(); {
-	case m.ended: // the next process looks again
+	case m.ended && !errors.Is(reason, ErrSecondWriter): // the next process looks again
 		s.state = TenantUnknown
 		m.put(m.recordLocked(d.idx), nil)
+	case errors.Is(reason, ErrSecondWriter):
+		m.loseLocked(d.idx, reason)
 	case errors.Is(reason, errTenantGone):
 		s.state = TenantQueued
 		s.set(tenantDeleted, false)

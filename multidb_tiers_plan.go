@@ -90,6 +90,9 @@ var errNoPages = errors.New("the file is empty: it becomes a database with the f
 
 // failureClass returns the kind of a failure, for metrics and the summary.
 func failureClass(err error) string {
+	if errors.Is(err, ErrSecondWriter) {
+		return "second-writer"
+	}
 	// A cause such as "permission denied" may be the storage's, too.
 	if _, ok := errors.AsType[*ReplicaError](err); ok || errors.Is(err, errNotSent) {
 		return "replica"

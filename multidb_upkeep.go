@@ -3,6 +3,7 @@ package litestream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -180,6 +181,9 @@ func (m *MultiDBManager) endUpkeepLocked(i uint32, s *DBState, run *upkeepRun, e
 		m.validation.changed.add(i)
 		delete(m.upkeepFailures, i)
 	}
+	if s.has(tenantLost) {
+		due = time.Time{}
+	}
 	m.upkeep.set(i, due)
 	if !run.known {
 		return // nothing was learnt, so that nothing is overwritten
@@ -212,7 +216,7 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 	}
 	m.mu.Lock()
 	s, open := m.table.At(i), m.hot[i] != nil
-	if s == nil || m.underway[i] != run {
+	if s == nil || m.underway[i] != run || s.has(tenantLost) {
 		m.mu.Unlock()
 		return nil
 	}
@@ -268,6 +272,15 @@ func (m *MultiDBManager) deleteTenant(ctx context.Context, i uint32, path string
 	if err := m.reg.Flush(ctx); err != nil { // a later process must know
 		return err
 	}
+	if other, err := m.movedOn(ctx, client, s.txid); err != nil {
+		return fmt.Errorf("look for another writer before the replica of %s is deleted: %w", path, err)
+	} else if other {
+		m.logger.Warn("the replica of a deleted database is kept: another writer goes on with it", "db", path)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.forgetLocked(i)
+		return nil
+	}
 	if err := m.upkeeper().deleteReplica(ctx, path, client); err != nil {
 		return err
 	}
@@ -313,8 +326,12 @@ func (m *MultiDBManager) holdHot(ctx context.Context, i uint32) (*DynamicDB, *ma
 func (m *MultiDBManager) whyNotHot(i uint32) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s := m.table.At(i); s != nil && s.has(tenantStopped) {
+	switch s := m.table.At(i); {
+	case s == nil:
+	case s.has(tenantStopped):
 		return ErrDatabaseNotOpen
+	case s.has(tenantLost):
+		return m.lostReasonLocked(i)
 	}
 	return errTenantGone
 }
@@ -328,7 +345,7 @@ func (m *MultiDBManager) ensureHot(i uint32) *DynamicDB {
 		return d
 	}
 	s := m.table.At(i)
-	if s == nil || s.state == TenantGone || s.has(tenantStopped) {
+	if s == nil || s.state == TenantGone || s.has(tenantStopped) || s.has(tenantLost) {
 		return nil
 	}
 	d := m.newDynamicLocked(i, m.now())

@@ -25,12 +25,18 @@ type Replica struct {
 	// MaxSyncLTXFiles is how many files one call of Sync sends at most before
 	// it looks at the clock and the context again; 0 is no limit.
 	MaxSyncLTXFiles int
+	// L0Retention is for how long files of level 0 are kept at least by whoever
+	// writes to the storage; 0 stands for the default. That an upload which follows
+	// the one before it sooner than half of that is not refused shows that nobody
+	// else went on; behind a longer pause one small request does.
+	L0Retention time.Duration
 	// Logger is where state changes are reported.
 	Logger *slog.Logger
 
 	db         *DB
-	onUploaded func(*ltx.FileInfo) // told of each acknowledged file; set by the Store
-	onAdopted  func()              // told that the storage holds files of somebody else; set by the Store
+	onUploaded func(*ltx.FileInfo)          // told of each acknowledged file; set by the Store
+	onAdopted  func()                       // told that the storage holds files of somebody else; set by the Store
+	whoElse    func(context.Context) string // what is known of another writer, for people; may be nil
 
 	exec chan struct{} // held by whoever uploads
 
@@ -39,6 +45,9 @@ type Replica struct {
 	tried      bool // the storage was asked for its position, with or without an answer
 	positioned bool // and the local state was brought in line with the answer
 	lastSync   time.Time
+	provenAt   time.Time // see proven
+	unsure     bool      // an upload of an earlier time may still arrive
+	takingOver bool      // see takeOverNext
 }
 
 // NewReplica returns a replica of db without a client.
@@ -99,7 +108,7 @@ func (r *Replica) stopAsking() {
 // the storage is not asked.
 func (r *Replica) trust() {
 	r.mu.Lock()
-	r.tried, r.positioned = true, true
+	r.tried, r.positioned, r.unsure = true, true, false
 	r.mu.Unlock()
 }
 
@@ -168,6 +177,9 @@ func (r *Replica) Sync(ctx context.Context) error {
 }
 
 func (r *Replica) sync(ctx context.Context) error {
+	if err := r.db.lostErr(); err != nil {
+		return err
+	}
 	if err := r.position(ctx); err != nil {
 		return err
 	}
@@ -183,9 +195,11 @@ func (r *Replica) sync(ctx context.Context) error {
 	return nil
 }
 
-// upload sends one file. Where the storage can refuse to overwrite, a refusal
-// is answered by comparing: the object may be ours, after a lost answer.
+// upload sends one file, unless somebody else went on from where it begins.
+// Where the storage can refuse to overwrite, a refusal is answered by comparing:
+// the object may be ours, after a lost answer.
 func (r *Replica) upload(ctx context.Context, f stagedFile) error {
+	began := r.db.knobs.now()
 	info, err := r.put(ctx, f.TXID)
 	switch {
 	case errors.Is(err, ErrLTXFileExists):
@@ -194,10 +208,7 @@ func (r *Replica) upload(ctx context.Context, f stagedFile) error {
 			return fmt.Errorf("compare %s after a refused upload: %w", f.TXID, cerr)
 		}
 		if !same {
-			r.Logger.Error("another writer uses this replica: going on behind its position with a full copy",
-				"db", r.db.path, "txid", f.TXID.String(), "replica", r.Location())
-			r.unposition()
-			return r.position(ctx)
+			return r.refused(ctx, f)
 		}
 		info = &ltx.FileInfo{MinTXID: f.TXID, MaxTXID: f.TXID, Size: f.Size, CreatedAt: r.db.knobs.now()}
 	case errors.Is(err, errLocalFile):
@@ -206,6 +217,9 @@ func (r *Replica) upload(ctx context.Context, f stagedFile) error {
 		r.unposition()
 		return r.position(ctx)
 	case err != nil:
+		return err
+	}
+	if err := r.prove(ctx, f, began); err != nil {
 		return err
 	}
 	r.db.stage.ack(f.TXID)
@@ -231,6 +245,14 @@ func (r *Replica) put(ctx context.Context, txid ltx.TXID) (_ *ltx.FileInfo, err 
 	defer func() { err = errors.Join(err, file.Close()) }()
 	if ew, ok := r.Client.(ExclusiveWriter); ok {
 		return ew.WriteLTXFileExclusive(ctx, 0, txid, txid, file)
+	}
+	if !r.proves(r.proven(), r.db.knobs.now()) {
+		// It would be overwritten; between two uploads nobody looks.
+		if _, err := r.header(ctx, txid); err == nil {
+			return nil, fmt.Errorf("level-0 file %s: %w", txid, ErrLTXFileExists)
+		} else if !errors.Is(err, ErrLTXFileNotFound) {
+			return nil, err
+		}
 	}
 	return r.Client.WriteLTXFile(ctx, 0, txid, txid, file)
 }

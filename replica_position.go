@@ -82,10 +82,17 @@ func (r *Replica) reposition(ctx context.Context) error {
 	if err := r.init(ctx); err != nil {
 		return err
 	}
+	began := r.db.knobs.now()
 	remote, err := r.newestTXID(ctx)
 	if err != nil {
 		return err
 	}
+	if f, foreign, err := r.foreign(ctx, remote); err != nil {
+		return err
+	} else if foreign {
+		return r.lose(ctx, f)
+	}
+	r.setProven(began)
 	same, err := r.sameAt(ctx, remote)
 	if err != nil {
 		return err
@@ -108,7 +115,11 @@ func (r *Replica) reposition(ctx context.Context) error {
 	if len(files) > 0 {
 		p.localMin, p.localMax = files[0].TXID, files[len(files)-1].TXID
 	}
-	return r.takeOver(decideTakeover(p), p, files)
+	t := decideTakeover(p)
+	if r.takesOver() && remote > 0 {
+		t = takeoverAdopt
+	}
+	return r.takeOver(t, p, files)
 }
 
 // sameAt compares the storage's newest file with the local one of that TXID.

@@ -15,6 +15,9 @@ import (
 
 // submit hands a task that is due to its pool.
 func (s *Store) submit(m *managedDB, kind taskKind) {
+	if kind != taskSync && kind != taskUpload && m.db.lostErr() != nil {
+		return // the replica is another's; a takeover schedules them again
+	}
 	run := func(task func(context.Context, *managedDB)) func(context.Context) {
 		return func(ctx context.Context) {
 			if ctx, done, ok := m.beginTask(ctx); ok {
@@ -362,7 +365,7 @@ func (s *Store) finalSync(ctx context.Context, m *managedDB) error {
 		if err == nil {
 			return captured
 		}
-		if set.ShutdownSyncTimeout <= 0 || time.Now().Add(set.ShutdownSyncInterval).After(deadline) ||
+		if set.ShutdownSyncTimeout <= 0 || errors.Is(err, ErrSecondWriter) || time.Now().Add(set.ShutdownSyncInterval).After(deadline) ||
 			!sleep(ctx, set.ShutdownSyncInterval) {
 			err = errors.Join(err, captured)
 			break

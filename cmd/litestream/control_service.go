@@ -223,6 +223,18 @@ func (s *controlService) Stop(ctx context.Context, path string) (control.StateRe
 	return control.StateResponse{Status: statusWord(changed, "stopped", "already_stopped"), Path: path, TXID: txid}, nil
 }
 
+// TakeOver implements control.Service.
+func (s *controlService) TakeOver(ctx context.Context, path string) (control.StateResponse, error) {
+	res, err := s.store.TakeOverDB(ctx, path)
+	if errors.Is(err, litestream.ErrDatabaseNotFound) && s.covers(path) {
+		res, err = s.fleet.TakeOverTenant(ctx, path)
+	}
+	if err != nil {
+		return control.StateResponse{}, statusError(err)
+	}
+	return control.StateResponse{Status: "taken_over", Path: path, TXID: uint64(res.TXID)}, nil
+}
+
 func statusWord(changed bool, yes, no string) string {
 	if changed {
 		return yes

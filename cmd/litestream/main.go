@@ -106,6 +106,7 @@ func commands() []command {
 		{"status", "show the local replication state of databases", &statusHelp, (*app).runStatus},
 		{"stop", "stop replicating a database of a running daemon", &stopHelp, (*app).runStop},
 		{"sync", "sync a database of a running daemon now", &syncHelp, (*app).runSync},
+		{"takeover", "make this host the writer of a replica that another one writes to", &takeoverHelp, (*app).runTakeover},
 		{"timeline", "show what a database can be restored to", &timelineHelp, (*app).runTimeline},
 		{"unregister", "remove a database from a running daemon", &unregisterHelp, (*app).runUnregister},
 		{"verify", "look for damage of replicas", &verifyHelp, (*app).runVerify},

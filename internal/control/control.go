@@ -35,6 +35,8 @@ type Service interface {
 	// status is the one that the client reads.
 	Start(ctx context.Context, path string) (StateResponse, error)
 	Stop(ctx context.Context, path string) (StateResponse, error)
+	// TakeOver makes the daemon the writer of a database's replica.
+	TakeOver(ctx context.Context, path string) (StateResponse, error)
 	Register(ctx context.Context, path, replicaURL string) (StateResponse, error)
 	Unregister(ctx context.Context, path string) (StateResponse, error)
 

@@ -106,6 +106,10 @@ func (f *fakeService) Stop(ctx context.Context, path string) (control.StateRespo
 	return control.StateResponse{Status: "stopped", Path: path, TXID: 2}, f.do(ctx, path)
 }
 
+func (f *fakeService) TakeOver(ctx context.Context, path string) (control.StateResponse, error) {
+	return control.StateResponse{Status: "taken_over", Path: path, TXID: 3}, f.do(ctx, path)
+}
+
 func (f *fakeService) Register(ctx context.Context, path, _ string) (control.StateResponse, error) {
 	return control.StateResponse{Status: "registered", Path: path}, f.do(ctx, path)
 }
@@ -230,6 +234,8 @@ func TestServer_Answers(t *testing.T) {
 		{"POST", "/start", `{"path":"/db/0"}`, 200, `{"status":"started","path":"/db/0","txid":2}`},
 		{"POST", "/start", `{"path":"/none"}`, 500, `{"error":"database not found: /none"}`},
 		{"POST", "/stop", `{"path":"/db/0"}`, 200, `{"status":"stopped","path":"/db/0","txid":2}`},
+		{"POST", "/takeover", `{"path":"/db/0"}`, 200, `{"status":"taken_over","path":"/db/0","txid":3}`},
+		{"POST", "/takeover", `{"path":"/closed"}`, 409, `{"error":"database not open: /closed"}`},
 		{"POST", "/stop", `{"path":"/hang","timeout":1}`, 500, `{"error":"do: timed out after 1s"}`},
 		{"POST", "/register", `{"path":"/db/9","replica_url":"file:///r"}`, 200, `{"status":"registered","path":"/db/9"}`},
 		{"POST", "/register", `{"path":"/db/9"}`, 400, `{"error":"replica_url required"}`},

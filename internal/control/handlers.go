@@ -21,6 +21,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /sync", s.handleSync)
 	mux.HandleFunc("POST /start", s.handleState(Service.Start))
 	mux.HandleFunc("POST /stop", s.handleState(Service.Stop))
+	mux.HandleFunc("POST /takeover", s.handleState(Service.TakeOver))
 	mux.HandleFunc("POST /register", s.handleRegister)
 	mux.HandleFunc("POST /unregister", s.handleState(Service.Unregister))
 	mux.HandleFunc("POST /reload", s.handleReload)
