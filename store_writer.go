@@ -35,7 +35,11 @@ func (s *Store) TakeOverDB(ctx context.Context, path string) (res TakeoverResult
 		return res, err
 	}
 	s.contacted(m) // looks and maintenance had ended
-	if err := s.snapshot(ctx, m); err != nil {
+	err = s.snapshot(ctx, m)
+	for try := 1; errors.Is(err, errViewMoved) && try <= movedTooOften && sleep(ctx, snapshotPause); try++ {
+		err = s.snapshot(ctx, m) // what disturbed it counts: it is pinned in the end
+	}
+	if err != nil {
 		return res, fmt.Errorf("the replica is taken over, but no snapshot could be taken: %w", err)
 	}
 	res.Snapshot = res.TXID
