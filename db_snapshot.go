@@ -49,10 +49,9 @@ func (db *DB) StageSnapshot(ctx context.Context) (_ *StagedSnapshot, err error) 
 	if err := db.syncLocked(ctx, true); err != nil {
 		return nil, err
 	}
+	db.st.moved = max(db.st.moved, moved) // what disturbed the last try counts although the look was good
 	if db.tenant != nil {
-		// Nobody waits until the files' times prove something by themselves, and
-		// what disturbed the last try counts although the look was good.
-		db.st.moved = max(db.st.moved, moved, 1)
+		db.st.moved = max(db.st.moved, 1) // nobody waits until the files' times prove something by themselves
 	}
 	if db.st.txid == 0 || db.st.suspended {
 		return nil, fmt.Errorf("snapshot of %s: %w", db.path, ErrNoPosition)
