@@ -8,10 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"runtime"
-	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -52,14 +49,14 @@ func write(t *testing.T, c *abs.ReplicaClient, exclusive bool) error {
 }
 
 func TestReplicaClient_PutRequest(t *testing.T) {
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated) })
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated) })
 	c := newClient(t, srv.URL, "/some//./path/")
 	for _, exclusive := range []bool{false, true} {
 		if err := write(t, c, exclusive); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for i, r := range srv.seen() {
+	for i, r := range srv.Seen() {
 		if got, want := r.URL.Path, "/"+bucket+"//some/path/ltx/0/"+ltx.FormatFilename(1, 1); got != want {
 			t.Errorf("path %s, want %s", got, want)
 		}
@@ -83,7 +80,7 @@ func TestReplicaClient_PutRequest(t *testing.T) {
 func TestReplicaClient_Throttled(t *testing.T) {
 	for status, code := range map[int]string{408: "", 429: "TooManyRequests", 500: "InternalError", 502: "", 503: "ServerBusy", 504: ""} {
 		var n atomic.Int64
-		srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) {
+		srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
 			if n.Add(1) <= 2 {
 				xmlError(w, status, code)
 				return
@@ -98,7 +95,7 @@ func TestReplicaClient_Throttled(t *testing.T) {
 
 func TestReplicaClient_RetryAfter(t *testing.T) {
 	var n atomic.Int64
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
 		if n.Add(1) == 1 {
 			w.Header().Set("Retry-After", "1")
 			xmlError(w, 503, "ServerBusy")
@@ -137,7 +134,7 @@ func TestReplicaClient_ErrorClasses(t *testing.T) {
 		{400, "InvalidBlockList", false, nil},
 		{409, "BlobImmutableDueToPolicy", true, nil},
 	} {
-		srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { xmlError(w, tt.status, tt.code) })
+		srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) { xmlError(w, tt.status, tt.code) })
 		_, err := newClient(t, srv.URL, "p").OpenLTXFile(t.Context(), 0, 1, 1, 0, 0)
 		re, ok := errors.AsType[*litestream.ReplicaError](err)
 		if !ok {
@@ -157,7 +154,7 @@ func TestReplicaClient_ErrorClasses(t *testing.T) {
 // A server that ignores the Range header must not shift what is read.
 func TestReplicaClient_IgnoredRange(t *testing.T) {
 	data := replicatest.File(t, 1, 1, 1000, 0)
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(data) })
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(data) })
 	c := newClient(t, srv.URL, "p")
 	for _, tt := range [][2]int64{{0, 0}, {100, 0}, {100, 50}, {990, 50}, {1000, 0}, {2000, 5}} {
 		got, err := replicatest.Read(t, c, 0, 1, 1, tt[0], tt[1])
@@ -172,7 +169,7 @@ func TestReplicaClient_IgnoredRange(t *testing.T) {
 }
 
 func TestReplicaClient_WrongRange(t *testing.T) {
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Range", "bytes 0-9/1000")
 		w.WriteHeader(http.StatusPartialContent)
 		w.Write(make([]byte, 10))
@@ -190,7 +187,7 @@ func TestReplicaClient_BrokenListing(t *testing.T) {
 		"HTML":       `<html></html>`,
 		"Empty":      ``,
 	} {
-		srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, answer) })
+		srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, answer) })
 		if _, err := newClient(t, srv.URL, "p").LTXFiles(t.Context(), 0, 0, false); err == nil {
 			t.Errorf("%s: no error", name)
 		}
@@ -200,7 +197,7 @@ func TestReplicaClient_BrokenListing(t *testing.T) {
 // The name of the metadata comes back in the case of whoever wrote it.
 func TestReplicaClient_MetadataCase(t *testing.T) {
 	for _, name := range []string{"litestreamtimestamp", "Litestreamtimestamp", "LITESTREAMTIMESTAMP"} {
-		srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) {
+		srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprintf(w, `<EnumerationResults><Blobs><Blob><Name>p/ltx/0/%s</Name><Properties><Content-Length>5</Content-Length></Properties>`+
 				`<Metadata><%[2]s>2020-01-02T03:04:05.678Z</%[2]s></Metadata></Blob></Blobs><NextMarker/></EnumerationResults>`,
 				ltx.FormatFilename(1, 1), name)
@@ -215,20 +212,20 @@ func TestReplicaClient_MetadataCase(t *testing.T) {
 // A silent server must not hold us for ever.
 func TestReplicaClient_HungServer(t *testing.T) {
 	t.Parallel()
-	srv := newFakeServer(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	srv := servers.NewFakeHTTP(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	c := newClient(t, srv.URL, "p", func(o *abs.Options) { o.ResponseTimeout = 50 * time.Millisecond })
 	_, err := c.LTXFiles(t.Context(), 0, 0, false)
 	if re, ok := errors.AsType[*litestream.ReplicaError](err); !ok || re.Permanent {
 		t.Errorf("err=%v, want a ReplicaError that is not permanent", err)
 	}
-	if got := len(srv.seen()); got != 8 {
+	if got := len(srv.Seen()); got != 8 {
 		t.Errorf("%d attempts, want 8", got)
 	}
 }
 
 // The token is a part of every URL, and of no error.
 func TestReplicaClient_SASIsSecret(t *testing.T) {
-	srv := newFakeServer(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	srv := servers.NewFakeHTTP(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	c := newClient(t, srv.URL, "p", func(o *abs.Options) { o.SASToken = "?sv=1&sig=geheim" })
@@ -236,7 +233,7 @@ func TestReplicaClient_SASIsSecret(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "geheim") || strings.Contains(c.Location(), "geheim") {
 		t.Errorf("err=%v, want one without the token", err)
 	}
-	if r := srv.seen(); len(r) == 0 || r[0].URL.Query().Get("sig") != "geheim" || r[0].Header.Get("Authorization") != "" {
+	if r := srv.Seen(); len(r) == 0 || r[0].URL.Query().Get("sig") != "geheim" || r[0].Header.Get("Authorization") != "" {
 		t.Error("the token was not sent, or the key was")
 	}
 }
@@ -259,49 +256,31 @@ func TestReplicaClient_DefaultChain(t *testing.T) {
 // Any number of paths shares one transport with a bounded number of
 // connections, across clients of one pool.
 func TestPool_SharesConnections(t *testing.T) {
-	var busy, most atomic.Int64
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) {
-		n := busy.Add(1)
-		defer busy.Add(-1)
-		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
-		}
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, `<EnumerationResults><Blobs/><NextMarker/></EnumerationResults>`)
 	})
 	pool := &abs.Pool{}
 	defer pool.CloseIdleConnections()
-	var wg sync.WaitGroup
+	var clients []litestream.Prefixer
 	for range 2 {
 		c, err := pool.Get(abs.Config{AccountName: "a", AccountKey: accountKey, Bucket: bucket, Endpoint: srv.URL, MaxConns: 3})
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range 50 {
-			client := c.WithPrefix(fmt.Sprint(i))
-			wg.Go(func() {
-				if _, err := client.LTXFiles(t.Context(), 0, 0, false); err != nil {
-					t.Error(err)
-				}
-			})
-		}
+		clients = append(clients, c)
 	}
-	wg.Wait()
-	if got := most.Load(); got > 3 || len(srv.seen()) != 100 {
-		t.Errorf("%d requests, %d at a time, want 100, at most 3 at a time", len(srv.seen()), got)
+	replicatest.ListAtOnce(t, clients...)
+	if got := srv.Most(); got > 3 || len(srv.Seen()) != 100 {
+		t.Errorf("%d requests, %d at a time, want 100, at most 3 at a time", len(srv.Seen()), got)
 	}
 }
 
 // Whoever merges files opens all of them before reading one.
 func TestReplicaClient_ManyOpenFiles(t *testing.T) {
 	data := replicatest.File(t, 1, 1, 1000, 0)
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(data) })
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(data) })
 	c := newClient(t, srv.URL, "p", func(o *abs.Options) { o.MaxConns = 2 })
-	for txid := ltx.TXID(1); txid <= 20; txid++ {
-		r, err := c.OpenLTXFile(t.Context(), 0, txid, txid, 0, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-	}
+	replicatest.OpenMany(t, c)
 }
 
 // A hundred thousand databases have a client each.
@@ -310,44 +289,12 @@ func TestReplicaClient_WithPrefixSize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const n = 10000
-	clients := make([]litestream.ReplicaClient, n)
-	paths := make([]string, n)
-	for i := range paths {
-		paths[i] = "p01/d01/main/t" + strconv.Itoa(i)
-	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for i := range clients {
-		clients[i] = base.WithPrefix(paths[i])
-	}
-	runtime.ReadMemStats(&after)
-	runtime.KeepAlive(clients)
-	if got := (after.TotalAlloc - before.TotalAlloc) / n; got >= 500 {
-		t.Errorf("%d bytes per client, want less than 500", got)
-	}
-}
-
-type observation struct {
-	Op    string
-	Bytes int64
-	Code  string
-}
-
-type recorder struct {
-	mu  sync.Mutex // guards all
-	all []observation
-}
-
-func (r *recorder) ObserveOperation(_, op string, n int64, _ time.Duration, code string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.all = append(r.all, observation{op, n, code})
+	replicatest.PrefixSize(t, base)
 }
 
 func TestReplicaClient_Observer(t *testing.T) {
 	data := replicatest.File(t, 1, 1, 500, 0)
-	srv := newFakeServer(t, func(w http.ResponseWriter, r *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodPut:
 			w.WriteHeader(http.StatusCreated)
@@ -360,7 +307,7 @@ func TestReplicaClient_Observer(t *testing.T) {
 		}
 	})
 	c := newClient(t, srv.URL, "p")
-	rec := &recorder{}
+	rec := &replicatest.Recorder{}
 	c.SetObserver(rec)
 	if err := write(t, c, false); err != nil {
 		t.Error(err)
@@ -374,8 +321,8 @@ func TestReplicaClient_Observer(t *testing.T) {
 	if _, err := c.LTXFiles(t.Context(), 0, 0, false); !litestream.IsPermanent(err) {
 		t.Errorf("list: err=%v, want a permanent one", err)
 	}
-	want := []observation{{"PUT", 500, ""}, {"GET", 500, ""}, {"DELETE", 0, ""}, {"LIST", 0, "AuthorizationFailure"}}
-	if diff := cmp.Diff(want, rec.all); diff != "" {
+	want := []string{"PUT 500", "GET 500", "DELETE 0", "LIST 0 AuthorizationFailure"}
+	if diff := cmp.Diff(want, rec.All()); diff != "" {
 		t.Errorf("observed (-want +got):\n%s", diff)
 	}
 }

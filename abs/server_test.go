@@ -36,7 +36,7 @@ func TestReplicaClient_Azurite(t *testing.T) {
 }
 
 // serverClient returns a client of a path on the server, or on a proxy of it.
-func serverClient(tb testing.TB, srv *servers.AzureServer, p *proxy, path string, set ...func(*abs.Options)) *abs.ReplicaClient {
+func serverClient(tb testing.TB, srv *servers.AzureServer, p *servers.HTTPProxy, path string, set ...func(*abs.Options)) *abs.ReplicaClient {
 	tb.Helper()
 	endpoint := srv.Endpoint
 	if p != nil {
@@ -95,21 +95,21 @@ func testCutUpload(t *testing.T, srv *servers.AzureServer) {
 	t.Helper()
 	data := replicatest.File(t, 1, 1, 1<<20+12345, 0)
 	for name, set := range map[string]func(*abs.Options){"Single": func(*abs.Options) {}, "Blocks": smallBlocks} {
-		for kindName, kind := range map[string]faultKind{"Cut": cutRequest, "Lost": loseAnswer, "Storm": storm} {
-			p := newProxy(t, srv.Endpoint[:strings.LastIndexByte(srv.Endpoint, '/')])
+		for kindName, kind := range map[string]servers.HTTPFault{"Cut": servers.BreakUpload, "Lost": servers.Lose, "Storm": storm} {
+			p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 			c := serverClient(t, srv, p, "cut/"+name+kindName, set)
 			for txid, source := range []io.Reader{bytes.NewReader(data), stream(data)} {
 				txid := ltx.TXID(txid + 1)
-				p.breakNext(2, "PUT", kind)
+				p.Break(servers.Next(2, servers.Method("PUT"), kind))
 				info, err := c.WriteLTXFile(t.Context(), 0, txid, txid, source)
-				if err != nil || info.Size != int64(len(data)) || p.hits.Load() != 2 {
-					t.Fatalf("%s %s: info=%v err=%v, fault met %d times", name, kindName, info, err, p.hits.Load())
+				if err != nil || info.Size != int64(len(data)) || p.Hits() != 2 {
+					t.Fatalf("%s %s: info=%v err=%v, fault met %d times", name, kindName, info, err, p.Hits())
 				}
 				if got, err := replicatest.Read(t, c, 0, txid, txid, 0, 0); err != nil || !bytes.Equal(got, data) {
 					t.Errorf("%s %s: read %d bytes, err=%v, want the %d written", name, kindName, len(got), err, len(data))
 				}
 			}
-			p.breakNext(1<<40, "PUT", cutRequest)
+			p.Break(servers.Next(1<<40, servers.Method("PUT"), servers.BreakUpload))
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			if _, err := c.WriteLTXFile(ctx, 0, 9, 9, bytes.NewReader(data)); err == nil || litestream.IsPermanent(err) {
 				t.Errorf("every request breaks: err=%v, want one that is not permanent", err)
@@ -124,13 +124,13 @@ func testCutUpload(t *testing.T, srv *servers.AzureServer) {
 
 func testCutDownload(t *testing.T, srv *servers.AzureServer) {
 	t.Helper()
-	p := newProxy(t, srv.Endpoint[:strings.LastIndexByte(srv.Endpoint, '/')])
+	p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 	c := serverClient(t, srv, p, "download", func(o *abs.Options) { o.ResponseTimeout = time.Second })
 	data := replicatest.File(t, 1, 1, 1<<20, 0)
 	replicatest.Write(t, c, 0, 1, 1, data)
-	for name, kind := range map[string]faultKind{"Cut": cutAnswer, "Stalled": hangAnswer} {
+	for name, kind := range map[string]servers.HTTPFault{"Cut": servers.BreakDownload, "Stalled": servers.StallDownload} {
 		for _, size := range []int64{0, 1 << 19, 1000} {
-			p.breakNext(1, "GET", kind)
+			p.Break(servers.Next(1, servers.Method("GET"), kind))
 			got, err := replicatest.Read(t, c, 0, 1, 1, 0, size)
 			re, ok := errors.AsType[*litestream.ReplicaError](err)
 			if !ok || re.Permanent || re.Key == "" {
@@ -144,7 +144,7 @@ func testCutDownload(t *testing.T, srv *servers.AzureServer) {
 	for _, set := range []func(*abs.Options){func(*abs.Options) {}, smallBlocks} {
 		c := serverClient(t, srv, p, "flip", set)
 		replicatest.Write(t, c, 0, 2, 2, data)
-		p.breakNext(1, "GET", flip)
+		p.Break(servers.Next(1, servers.Method("GET"), servers.FlipDownload))
 		if _, err := replicatest.Read(t, c, 0, 2, 2, 0, 0); err == nil || !strings.Contains(err.Error(), "checksum") {
 			t.Errorf("a flipped bit: err=%v, want one about the checksum", err)
 		}
@@ -158,12 +158,12 @@ func testCutDownload(t *testing.T, srv *servers.AzureServer) {
 // reported: the caller compares.
 func testLostAnswer(t *testing.T, srv *servers.AzureServer) {
 	t.Helper()
-	p := newProxy(t, srv.Endpoint[:strings.LastIndexByte(srv.Endpoint, '/')])
+	p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 	c := serverClient(t, srv, p, "lost")
 	data := replicatest.File(t, 2, 2, 1000, 0)
-	p.breakNext(1, "PUT", loseAnswer)
+	p.Break(servers.Next(1, servers.Method("PUT"), servers.Lose))
 	_, err := c.WriteLTXFileExclusive(t.Context(), 0, 2, 2, bytes.NewReader(data))
-	if !errors.Is(err, fs.ErrExist) || p.hits.Load() != 1 {
+	if !errors.Is(err, fs.ErrExist) || p.Hits() != 1 {
 		t.Errorf("exclusive write: err=%v, want fs.ErrExist", err)
 	}
 	if got, err := replicatest.Read(t, c, 0, 2, 2, 0, 0); err != nil || !bytes.Equal(got, data) {

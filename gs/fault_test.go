@@ -40,12 +40,12 @@ func TestReplicaClient_CutUpload(t *testing.T) {
 		{"Simple", "POST", func() io.Reader { return bytes.NewReader(data) }, func(*gs.Options) {}},
 		{"Section", "PUT", func() io.Reader { return bytes.NewReader(data) }, smallChunks},
 	} {
-		for kindName, kind := range map[string]faultKind{"Cut": cutRequest, "Lost": loseAnswer, "Storm": storm} {
+		for kindName, kind := range map[string]servers.HTTPFault{"Cut": servers.BreakUpload, "Lost": servers.Lose, "Storm": storm} {
 			t.Run(tt.name+kindName, func(t *testing.T) {
-				p := newProxy(t, srv.Endpoint)
+				p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 				c := newClient(t, p.URL, "cut/"+tt.name+kindName, tt.set)
-				if kind != loseAnswer {
-					p.breakNext(1<<40, tt.method, kind)
+				if kindName != "Lost" {
+					p.Break(servers.Next(1<<40, servers.Method(tt.method), kind))
 					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 					if _, err := c.WriteLTXFile(ctx, 0, 1, 1, tt.source()); err == nil || litestream.IsPermanent(err) {
 						t.Errorf("every request breaks: err=%v, want one that is not permanent", err)
@@ -55,10 +55,10 @@ func TestReplicaClient_CutUpload(t *testing.T) {
 						t.Errorf("listed %v after a failed upload, want nothing", a)
 					}
 				}
-				p.breakNext(1, tt.method, kind)
+				p.Break(servers.Next(1, servers.Method(tt.method), kind))
 				info, err := c.WriteLTXFile(t.Context(), 0, 1, 1, tt.source())
-				if err != nil || info.Size != int64(len(data)) || p.hits.Load() != 1 {
-					t.Fatalf("info=%v err=%v, fault met %d times", info, err, p.hits.Load())
+				if err != nil || info.Size != int64(len(data)) || p.Hits() != 1 {
+					t.Fatalf("info=%v err=%v, fault met %d times", info, err, p.Hits())
 				}
 				if got, err := replicatest.Read(t, c, 0, 1, 1, 0, 0); err != nil || !bytes.Equal(got, data) {
 					t.Errorf("read %d bytes, err=%v, want the %d written", len(got), err, len(data))
@@ -102,13 +102,13 @@ func TestReplicaClient_CutDownload(t *testing.T) {
 	t.Parallel()
 	srv := servers.FakeGCS(t, false)
 	srv.CreateBucket(bucket)
-	p := newProxy(t, srv.Endpoint)
+	p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 	c := newClient(t, p.URL, "p", func(o *gs.Options) { o.ResponseTimeout = time.Second })
 	data := replicatest.File(t, 1, 1, 1<<20, 0)
 	replicatest.Write(t, c, 0, 1, 1, data)
-	for name, kind := range map[string]faultKind{"Cut": cutAnswer, "Stalled": hangAnswer} {
+	for name, kind := range map[string]servers.HTTPFault{"Cut": servers.BreakDownload, "Stalled": servers.StallDownload} {
 		for _, size := range []int64{0, 1 << 19, 1000} {
-			p.breakNext(1, "GET", kind)
+			p.Break(servers.Next(1, servers.Method("GET"), kind))
 			got, err := replicatest.Read(t, c, 0, 1, 1, 0, size)
 			re, ok := errors.AsType[*litestream.ReplicaError](err)
 			if !ok || re.Permanent || re.Key == "" {
@@ -122,7 +122,7 @@ func TestReplicaClient_CutDownload(t *testing.T) {
 	for _, n := range []int{1 << 20, 1000} {
 		data := replicatest.File(t, 2, 2, n, 0)
 		replicatest.Write(t, c, 0, 2, 2, data)
-		p.breakNext(1, "GET", flip)
+		p.Break(servers.Next(1, servers.Method("GET"), servers.FlipDownload))
 		if _, err := replicatest.Read(t, c, 0, 2, 2, 0, 0); err == nil || !strings.Contains(err.Error(), "checksum") {
 			t.Errorf("a flipped bit in %d bytes: err=%v, want one about the checksum", n, err)
 		}
@@ -138,12 +138,12 @@ func TestReplicaClient_LostAnswer(t *testing.T) {
 	t.Parallel()
 	srv := servers.FakeGCS(t, false)
 	srv.CreateBucket(bucket)
-	p := newProxy(t, srv.Endpoint)
+	p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 	c := newClient(t, p.URL, "p")
 	data := replicatest.File(t, 2, 2, 1000, 0)
-	p.breakNext(1, "POST", loseAnswer)
+	p.Break(servers.Next(1, servers.Method("POST"), servers.Lose))
 	_, err := c.WriteLTXFileExclusive(t.Context(), 0, 2, 2, bytes.NewReader(data))
-	if !errors.Is(err, fs.ErrExist) || p.hits.Load() != 1 {
+	if !errors.Is(err, fs.ErrExist) || p.Hits() != 1 {
 		t.Errorf("exclusive write: err=%v, want fs.ErrExist", err)
 	}
 	if got, err := replicatest.Read(t, c, 0, 2, 2, 0, 0); err != nil || !bytes.Equal(got, data) {

@@ -14,8 +14,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +26,7 @@ import (
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/gs"
 	"github.com/benbjohnson/litestream/internal/replicatest"
+	"github.com/benbjohnson/litestream/tests/servers"
 )
 
 func encodedCRC(b []byte) string {
@@ -54,14 +53,14 @@ func write(t *testing.T, c *gs.ReplicaClient, exclusive bool) error {
 
 func TestReplicaClient_InsertRequest(t *testing.T) {
 	data := replicatest.File(t, 1, 1, 500, 0)
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { stored(w, data) })
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) { stored(w, data) })
 	c := newClient(t, srv.URL, "/some//./path/")
 	for _, exclusive := range []bool{false, true} {
 		if err := write(t, c, exclusive); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for i, r := range srv.seen() {
+	for i, r := range srv.Seen() {
 		body, _ := io.ReadAll(r.Body)
 		want := fmt.Sprintf(`{"name":"/some/path/ltx/0/%s","contentType":"application/octet-stream","crc32c":%q,"metadata":{"litestream-timestamp":%q}}`,
 			ltx.FormatFilename(1, 1), encodedCRC(data), replicatest.TimeOf(1).Format(time.RFC3339Nano))
@@ -83,7 +82,7 @@ func TestReplicaClient_WrongAnswer(t *testing.T) {
 		"Empty": "", "HTML": "<html>", "Nothing": "{}", "Short": `{"name":"k","size":"499"}`,
 		"Checksum": `{"name":"k","size":"500","crc32c":"AAAAAA=="}`,
 	} {
-		srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, answer) })
+		srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, answer) })
 		if err := write(t, newClient(t, srv.URL, "p"), false); err == nil {
 			t.Errorf("%s: no error", name)
 		}
@@ -97,7 +96,7 @@ func TestReplicaClient_Throttled(t *testing.T) {
 		reason string
 	}{{408, ""}, {429, "rateLimitExceeded"}, {500, "backendError"}, {502, ""}, {503, "backendError"}, {504, ""}, {403, "userRateLimitExceeded"}} {
 		var n atomic.Int64
-		srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) {
+		srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
 			if n.Add(1) <= 2 {
 				jsonError(w, tt.status, tt.reason, "slower")
 				return
@@ -113,7 +112,7 @@ func TestReplicaClient_Throttled(t *testing.T) {
 func TestReplicaClient_RetryAfter(t *testing.T) {
 	data := replicatest.File(t, 1, 1, 500, 0)
 	var n atomic.Int64
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
 		if n.Add(1) == 1 {
 			w.Header().Set("Retry-After", "1")
 			jsonError(w, 429, "rateLimitExceeded", "slower")
@@ -147,7 +146,7 @@ func TestReplicaClient_ErrorClasses(t *testing.T) {
 		{405, "methodNotAllowed", "", true, false},
 		{507, "", "", false, false},
 	} {
-		srv := newFakeServer(t, func(w http.ResponseWriter, r *http.Request) {
+		srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Query().Get("alt") == "media" && tt.status == 404 { // these answers are text
 				http.Error(w, tt.message, tt.status)
 				return
@@ -171,7 +170,7 @@ func TestReplicaClient_ErrorClasses(t *testing.T) {
 // A server that ignores the Range header must not shift what is read.
 func TestReplicaClient_IgnoredRange(t *testing.T) {
 	data := replicatest.File(t, 1, 1, 1000, 0)
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Goog-Hash", "crc32c="+encodedCRC(data)+",md5=AAAA")
 		w.Write(data)
 	})
@@ -189,7 +188,7 @@ func TestReplicaClient_IgnoredRange(t *testing.T) {
 }
 
 func TestReplicaClient_WrongRange(t *testing.T) {
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Range", "bytes 0-9/1000")
 		w.WriteHeader(http.StatusPartialContent)
 		w.Write(make([]byte, 10))
@@ -201,7 +200,7 @@ func TestReplicaClient_WrongRange(t *testing.T) {
 
 // A listing that does not advance must not go on for ever.
 func TestReplicaClient_BrokenListing(t *testing.T) {
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"nextPageToken":"t"}`) })
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"nextPageToken":"t"}`) })
 	if _, err := newClient(t, srv.URL, "p").LTXFiles(t.Context(), 0, 0, false); err == nil {
 		t.Error("no error")
 	}
@@ -210,13 +209,13 @@ func TestReplicaClient_BrokenListing(t *testing.T) {
 // A silent server must not hold us for ever.
 func TestReplicaClient_HungServer(t *testing.T) {
 	t.Parallel()
-	srv := newFakeServer(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	srv := servers.NewFakeHTTP(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	c := newClient(t, srv.URL, "p", func(o *gs.Options) { o.ResponseTimeout = 50 * time.Millisecond })
 	_, err := c.LTXFiles(t.Context(), 0, 0, false)
 	if re, ok := errors.AsType[*litestream.ReplicaError](err); !ok || re.Permanent {
 		t.Errorf("err=%v, want a ReplicaError that is not permanent", err)
 	}
-	if got := len(srv.seen()); got != 8 {
+	if got := len(srv.Seen()); got != 8 {
 		t.Errorf("%d attempts, want 8", got)
 	}
 }
@@ -226,8 +225,8 @@ func TestReplicaClient_HungServer(t *testing.T) {
 func TestReplicaClient_LostSession(t *testing.T) {
 	data := replicatest.File(t, 1, 1, 1<<20, 0)
 	var sessions atomic.Int64
-	var srv *fakeServer
-	srv = newFakeServer(t, func(w http.ResponseWriter, r *http.Request) {
+	var srv *servers.FakeHTTP
+	srv = servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodPost:
 			w.Header().Set("Location", fmt.Sprintf("%s/session/%d", srv.URL, sessions.Add(1)))
@@ -262,7 +261,7 @@ func TestReplicaClient_Token(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", path)
-	srv := newFakeServer(t, func(w http.ResponseWriter, r *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") == "Bearer secret-1" && issued.Load() == 1 && r.URL.Query().Get("alt") == "media" {
 			jsonError(w, http.StatusUnauthorized, "authError", "Invalid Credentials")
 			return
@@ -295,7 +294,7 @@ func TestReplicaClient_Token(t *testing.T) {
 
 // Without credentials the error says what to set, and is no missing object.
 func TestReplicaClient_NoCredentials(t *testing.T) {
-	srv := newFakeServer(t, func(http.ResponseWriter, *http.Request) { t.Error("a request without credentials") })
+	srv := servers.NewFakeHTTP(t, func(http.ResponseWriter, *http.Request) { t.Error("a request without credentials") })
 	for name, content := range map[string]string{"Missing": "", "Broken": "{", "Kind": `{"type":"x"}`} {
 		path := filepath.Join(t.TempDir(), "adc.json")
 		if content != "" {
@@ -314,8 +313,8 @@ func TestReplicaClient_NoCredentials(t *testing.T) {
 
 // The URL of an upload session lets anybody write.
 func TestReplicaClient_SessionIsSecret(t *testing.T) {
-	var srv *fakeServer
-	srv = newFakeServer(t, func(w http.ResponseWriter, r *http.Request) {
+	var srv *servers.FakeHTTP
+	srv = servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
 			w.Header().Set("Location", srv.URL+"/?upload_id=geheim")
 			return
@@ -334,50 +333,32 @@ func TestReplicaClient_SessionIsSecret(t *testing.T) {
 // Any number of paths shares one transport with a bounded number of
 // connections, across clients of one pool.
 func TestPool_SharesConnections(t *testing.T) {
-	var busy, most atomic.Int64
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) {
-		n := busy.Add(1)
-		defer busy.Add(-1)
-		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
-		}
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, `{}`)
 	})
 	pool := &gs.Pool{}
 	defer pool.CloseIdleConnections()
-	var wg sync.WaitGroup
+	var clients []litestream.Prefixer
 	for range 2 {
 		c, err := pool.Get(gs.Config{Bucket: bucket, MaxConns: 3})
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.Endpoint, c.Anonymous = srv.URL, true
-		for i := range 50 {
-			client := c.WithPrefix(fmt.Sprint(i))
-			wg.Go(func() {
-				if _, err := client.LTXFiles(t.Context(), 0, 0, false); err != nil {
-					t.Error(err)
-				}
-			})
-		}
+		clients = append(clients, c)
 	}
-	wg.Wait()
-	if got := most.Load(); got > 3 || len(srv.seen()) != 100 {
-		t.Errorf("%d requests, %d at a time, want 100, at most 3 at a time", len(srv.seen()), got)
+	replicatest.ListAtOnce(t, clients...)
+	if got := srv.Most(); got > 3 || len(srv.Seen()) != 100 {
+		t.Errorf("%d requests, %d at a time, want 100, at most 3 at a time", len(srv.Seen()), got)
 	}
 }
 
 // Whoever merges files opens all of them before reading one.
 func TestReplicaClient_ManyOpenFiles(t *testing.T) {
 	data := replicatest.File(t, 1, 1, 1000, 0)
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(data) })
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(data) })
 	c := newClient(t, srv.URL, "p", func(o *gs.Options) { o.MaxConns = 2 })
-	for txid := ltx.TXID(1); txid <= 20; txid++ {
-		r, err := c.OpenLTXFile(t.Context(), 0, txid, txid, 0, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-	}
+	replicatest.OpenMany(t, c)
 }
 
 // A hundred thousand databases have a client each.
@@ -386,44 +367,12 @@ func TestReplicaClient_WithPrefixSize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const n = 10000
-	clients := make([]litestream.ReplicaClient, n)
-	paths := make([]string, n)
-	for i := range paths {
-		paths[i] = "p01/d01/main/t" + strconv.Itoa(i)
-	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for i := range clients {
-		clients[i] = base.WithPrefix(paths[i])
-	}
-	runtime.ReadMemStats(&after)
-	runtime.KeepAlive(clients)
-	if got := (after.TotalAlloc - before.TotalAlloc) / n; got >= 500 {
-		t.Errorf("%d bytes per client, want less than 500", got)
-	}
-}
-
-type observation struct {
-	Op    string
-	Bytes int64
-	Code  string
-}
-
-type recorder struct {
-	mu  sync.Mutex // guards all
-	all []observation
-}
-
-func (r *recorder) ObserveOperation(_, op string, n int64, _ time.Duration, code string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.all = append(r.all, observation{op, n, code})
+	replicatest.PrefixSize(t, base)
 }
 
 func TestReplicaClient_Observer(t *testing.T) {
 	data := replicatest.File(t, 1, 1, 500, 0)
-	srv := newFakeServer(t, func(w http.ResponseWriter, r *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodPost:
 			stored(w, data)
@@ -436,7 +385,7 @@ func TestReplicaClient_Observer(t *testing.T) {
 		}
 	})
 	c := newClient(t, srv.URL, "p")
-	rec := &recorder{}
+	rec := &replicatest.Recorder{}
 	c.SetObserver(rec)
 	if err := write(t, c, false); err != nil {
 		t.Error(err)
@@ -450,8 +399,8 @@ func TestReplicaClient_Observer(t *testing.T) {
 	if _, err := c.LTXFiles(t.Context(), 0, 0, false); !litestream.IsPermanent(err) {
 		t.Errorf("list: err=%v, want a permanent one", err)
 	}
-	want := []observation{{"PUT", 500, ""}, {"GET", 500, ""}, {"DELETE", 0, ""}, {"LIST", 0, "forbidden"}}
-	if diff := cmp.Diff(want, rec.all); diff != "" {
+	want := []string{"PUT 500", "GET 500", "DELETE 0", "LIST 0 forbidden"}
+	if diff := cmp.Diff(want, rec.All()); diff != "" {
 		t.Errorf("observed (-want +got):\n%s", diff)
 	}
 }

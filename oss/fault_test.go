@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -17,6 +18,7 @@ import (
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/internal/replicatest"
 	"github.com/benbjohnson/litestream/oss"
+	"github.com/benbjohnson/litestream/tests/servers"
 )
 
 func isPart(r *http.Request) bool { return hasQuery("PUT", "partNumber")(r) }
@@ -30,21 +32,21 @@ func TestReplicaClient_BrokenUpload(t *testing.T) {
 		source func() io.Reader
 		set    func(*oss.Options)
 	}{
-		"Single":   {method("PUT"), func() io.Reader { return bytes.NewReader(data) }, func(*oss.Options) {}},
+		"Single":   {servers.Method("PUT"), func() io.Reader { return bytes.NewReader(data) }, func(*oss.Options) {}},
 		"Parts":    {isPart, func() io.Reader { return bytes.NewReader(data) }, smallParts},
 		"Stream":   {isPart, func() io.Reader { return stream(data) }, smallParts},
 		"Create":   {hasQuery("POST", "uploads"), func() io.Reader { return bytes.NewReader(data) }, smallParts},
 		"Complete": {hasQuery("POST", "uploadId"), func() io.Reader { return bytes.NewReader(data) }, smallParts},
 	} {
-		for kindName, kind := range map[string]faultKind{"Cut": cutRequest, "Lost": loseAnswer, "Storm": storm, "Flip": flipRequest} {
-			if kind == cutRequest && name == "Create" || kind == flipRequest && (name == "Create" || name == "Complete") {
+		for kindName, kind := range map[string]servers.HTTPFault{"Cut": servers.BreakUpload, "Lost": servers.Lose, "Storm": storm, "Flip": servers.FlipUpload} {
+			if kindName == "Cut" && name == "Create" || kindName == "Flip" && (name == "Create" || name == "Complete") {
 				continue // there is no content to break
 			}
 			t.Run(name+kindName, func(t *testing.T) {
-				p := newProxy(t, srv.Endpoint)
+				p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 				c := newClient(t, p.URL, "broken/"+name+kindName, tt.set)
-				if kind != loseAnswer {
-					p.breakNext(1<<40, kind, tt.match)
+				if kindName != "Lost" {
+					p.Break(servers.Next(1<<40, tt.match, kind))
 					ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 					if _, err := c.WriteLTXFile(ctx, 0, 1, 1, tt.source()); err == nil || litestream.IsPermanent(err) {
 						t.Errorf("every request breaks: err=%v, want one that is not permanent", err)
@@ -54,10 +56,10 @@ func TestReplicaClient_BrokenUpload(t *testing.T) {
 						t.Errorf("listed %v after a failed upload, want nothing", a)
 					}
 				}
-				p.breakNext(1, kind, tt.match)
+				p.Break(servers.Next(1, tt.match, kind))
 				info, err := c.WriteLTXFile(t.Context(), 0, 1, 1, tt.source())
-				if err != nil || info.Size != int64(len(data)) || p.hits.Load() != 1 {
-					t.Fatalf("info=%v err=%v, fault met %d times", info, err, p.hits.Load())
+				if err != nil || info.Size != int64(len(data)) || p.Hits() != 1 {
+					t.Fatalf("info=%v err=%v, fault met %d times", info, err, p.Hits())
 				}
 				if got, err := replicatest.Read(t, c, 0, 1, 1, 0, 0); err != nil || !bytes.Equal(got, data) {
 					t.Errorf("read %d bytes, err=%v, want the %d written", len(got), err, len(data))
@@ -71,13 +73,13 @@ func TestReplicaClient_BrokenUpload(t *testing.T) {
 func TestReplicaClient_AbortedUpload(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
-	p := newProxy(t, srv.Endpoint)
+	p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 	c := newClient(t, p.URL, "p", smallParts)
 	data := replicatest.File(t, 1, 1, 5*oss.MinPartSize, 0)
-	p.breakNext(1<<40, storm, hasQuery("POST", "uploadId"))
+	p.Break(servers.Next(1<<40, hasQuery("POST", "uploadId"), storm))
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	for _, r := range []io.Reader{bytes.NewReader(data), io.MultiReader(bytes.NewReader(data[:len(data)/2]), brokenReader{})} {
+	for _, r := range []io.Reader{bytes.NewReader(data), io.MultiReader(bytes.NewReader(data[:len(data)/2]), iotest.ErrReader(io.ErrClosedPipe))} {
 		if _, err := c.WriteLTXFile(ctx, 0, 1, 1, r); err == nil {
 			t.Error("no error")
 		}
@@ -90,13 +92,13 @@ func TestReplicaClient_AbortedUpload(t *testing.T) {
 func TestReplicaClient_BrokenDownload(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
-	p := newProxy(t, srv.Endpoint)
+	p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 	c := newClient(t, p.URL, "p", func(o *oss.Options) { o.ResponseTimeout = time.Second })
 	data := replicatest.File(t, 1, 1, 1<<20, 0)
 	replicatest.Write(t, c, 0, 1, 1, data)
-	for name, kind := range map[string]faultKind{"Cut": cutAnswer, "Stalled": hangAnswer} {
+	for name, kind := range map[string]servers.HTTPFault{"Cut": servers.BreakDownload, "Stalled": servers.StallDownload} {
 		for _, size := range []int64{0, 1 << 19, 1000} {
-			p.breakNext(1, kind, method("GET"))
+			p.Break(servers.Next(1, servers.Method("GET"), kind))
 			got, err := replicatest.Read(t, c, 0, 1, 1, 0, size)
 			re, ok := errors.AsType[*litestream.ReplicaError](err)
 			if !ok || re.Permanent || re.Key == "" {
@@ -110,7 +112,7 @@ func TestReplicaClient_BrokenDownload(t *testing.T) {
 	for _, n := range []int{1 << 20, 1000} {
 		data := replicatest.File(t, 2, 2, n, 0)
 		replicatest.Write(t, c, 0, 2, 2, data)
-		p.breakNext(1, flip, method("GET"))
+		p.Break(servers.Next(1, servers.Method("GET"), servers.FlipDownload))
 		if _, err := replicatest.Read(t, c, 0, 2, 2, 0, 0); err == nil || !strings.Contains(err.Error(), "checksum") {
 			t.Errorf("a flipped bit in %d bytes: err=%v, want one about the checksum", n, err)
 		}
@@ -125,14 +127,14 @@ func TestReplicaClient_BrokenDownload(t *testing.T) {
 func TestReplicaClient_LostAnswer(t *testing.T) {
 	t.Parallel()
 	srv := newServer(t)
-	p := newProxy(t, srv.Endpoint)
+	p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 	c := newClient(t, p.URL, "p", smallParts)
 	for i, size := range []int{1000, 2*oss.MinPartSize + 5} {
 		txid := ltx.TXID(i + 2)
 		data := replicatest.File(t, txid, txid, size, 0)
-		p.breakNext(1, loseAnswer, func(r *http.Request) bool { return r.Header.Get("X-Oss-Forbid-Overwrite") != "" })
+		p.Break(servers.Next(1, func(r *http.Request) bool { return r.Header.Get("X-Oss-Forbid-Overwrite") != "" }, servers.Lose))
 		_, err := c.WriteLTXFileExclusive(t.Context(), 0, txid, txid, bytes.NewReader(data))
-		if !errors.Is(err, fs.ErrExist) || p.hits.Load() != 1 {
+		if !errors.Is(err, fs.ErrExist) || p.Hits() != 1 {
 			t.Errorf("exclusive write of %d bytes: err=%v, want fs.ErrExist", size, err)
 		}
 		if got, err := replicatest.Read(t, c, 0, txid, txid, 0, 0); err != nil || !bytes.Equal(got, data) {

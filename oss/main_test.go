@@ -2,11 +2,8 @@ package oss_test
 
 import (
 	"io"
-	"maps"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
-	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -79,128 +76,14 @@ func errorXML(code string) string {
 	return "<?xml version=\"1.0\"?><Error><Code>" + code + "</Code><Message>message of " + code + "</Message></Error>"
 }
 
-// proxy stands between client and server and breaks what a test asks for.
-type proxy struct {
-	*httptest.Server
-	target *url.URL
-	client *http.Client
-	fault  atomic.Pointer[fault]
-	hits   atomic.Int64 // requests that met the fault
-}
-
-// A fault is done to the requests that match while left lasts.
-type fault struct {
-	match func(r *http.Request) bool
-	kind  faultKind
-	left  atomic.Int64
-}
-
-type faultKind int
-
-const (
-	cutAnswer   faultKind = iota // half of the answer's body arrives
-	hangAnswer                   // half of the answer's body arrives, then nothing
-	loseAnswer                   // the request is served, the connection is cut
-	cutRequest                   // half of the request's body arrives
-	flipRequest                  // one bit of the request's body is another
-	storm                        // 503
-	flip                         // one bit of the answer's body is another
-)
-
-func newProxy(tb testing.TB, target string) *proxy {
-	tb.Helper()
-	u, err := url.Parse(target)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	p := &proxy{target: u, client: &http.Client{Transport: &http.Transport{DisableCompression: true}}}
-	p.Server = serve(tb, p)
-	tb.Cleanup(p.client.CloseIdleConnections)
-	return p
-}
-
-// breakNext does a fault to the next n requests that match.
-func (p *proxy) breakNext(n int64, kind faultKind, match func(r *http.Request) bool) {
-	f := &fault{match: match, kind: kind}
-	f.left.Store(n)
-	p.hits.Store(0)
-	p.fault.Store(f)
-}
-
-func method(m string) func(*http.Request) bool {
-	return func(r *http.Request) bool { return r.Method == m }
-}
-
 func hasQuery(m, name string) func(*http.Request) bool {
 	return func(r *http.Request) bool { return r.Method == m && r.URL.Query().Has(name) }
 }
 
-func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	f := p.fault.Load()
-	if f == nil || !f.match(r) || f.left.Add(-1) < 0 {
-		f = nil
-	} else {
-		p.hits.Add(1)
-	}
-	if f != nil && f.kind == storm {
-		io.Copy(io.Discard, r.Body)
-		w.WriteHeader(http.StatusServiceUnavailable)
-		io.WriteString(w, errorXML("ServiceUnavailable"))
-		return
-	}
-
-	out := r.Clone(r.Context())
-	out.RequestURI = ""
-	// The signature names the bucket, not the host, of an address.
-	out.URL.Scheme, out.URL.Host, out.Host = p.target.Scheme, p.target.Host, p.target.Host
-	if f != nil && f.kind == cutRequest {
-		out.Body = io.NopCloser(io.MultiReader(io.LimitReader(r.Body, r.ContentLength/2), brokenReader{}))
-	}
-	if f != nil && f.kind == flipRequest {
-		out.Body = io.NopCloser(&flippedReader{r: r.Body})
-	}
-	resp, err := p.client.Do(out)
-	if err != nil {
-		panic(http.ErrAbortHandler)
-	}
-	defer resp.Body.Close()
-	if f != nil && f.kind == loseAnswer {
-		panic(http.ErrAbortHandler)
-	}
-	maps.Copy(w.Header(), resp.Header)
-	w.WriteHeader(resp.StatusCode)
-	switch {
-	case f == nil || f.kind == flipRequest:
-		io.Copy(w, resp.Body)
-	case f.kind == flip:
-		body, _ := io.ReadAll(resp.Body)
-		body[len(body)/2] ^= 1
-		w.Write(body)
-	default:
-		io.CopyN(w, resp.Body, resp.ContentLength/2)
-		http.NewResponseController(w).Flush()
-		if f.kind == hangAnswer {
-			<-r.Context().Done()
-		}
-		panic(http.ErrAbortHandler)
-	}
-}
-
-type brokenReader struct{}
-
-func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrClosedPipe }
-
-// flippedReader changes the first byte that it reads.
-type flippedReader struct {
-	r    io.Reader
-	done bool
-}
-
-func (f *flippedReader) Read(p []byte) (int, error) {
-	n, err := f.r.Read(p)
-	if n > 0 && !f.done {
-		f.done = true
-		p[0] ^= 1
-	}
-	return n, err
+// storm answers that the service is busy.
+func storm(_ *servers.HTTPProxy, w http.ResponseWriter, r *http.Request) bool {
+	io.Copy(io.Discard, r.Body)
+	w.WriteHeader(http.StatusServiceUnavailable)
+	io.WriteString(w, errorXML("ServiceUnavailable"))
+	return true
 }

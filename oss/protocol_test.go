@@ -10,9 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +24,7 @@ import (
 	"github.com/benbjohnson/litestream/internal/fakeoss"
 	"github.com/benbjohnson/litestream/internal/replicatest"
 	"github.com/benbjohnson/litestream/oss"
+	"github.com/benbjohnson/litestream/tests/servers"
 )
 
 // smallParts makes half a megabyte an upload in several parts.
@@ -328,47 +327,27 @@ func TestReplicaClient_HungServer(t *testing.T) {
 // connections, across clients of one pool.
 func TestPool_SharesConnections(t *testing.T) {
 	srv := newServer(t)
-	var busy, most atomic.Int64
-	counting := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		n := busy.Add(1)
-		defer busy.Add(-1)
-		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
-		}
-		srv.ServeHTTP(w, r)
-	}))
+	counting := servers.NewFakeHTTP(t, srv.ServeHTTP)
 	pool := &oss.Pool{}
 	defer pool.CloseIdleConnections()
-	var wg sync.WaitGroup
+	var clients []litestream.Prefixer
 	for range 2 {
 		c, err := pool.Get(oss.Config{Bucket: bucket, MaxConns: 3, Endpoint: counting.URL, AccessKeyID: keyID, AccessKeySecret: keySecret})
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range 50 {
-			client := c.WithPrefix(fmt.Sprint(i))
-			wg.Go(func() {
-				if _, err := client.LTXFiles(t.Context(), 0, 0, false); err != nil {
-					t.Error(err)
-				}
-			})
-		}
+		clients = append(clients, c)
 	}
-	wg.Wait()
-	if got := most.Load(); got > 3 || srv.Requests() != 100 {
-		t.Errorf("%d requests, %d at a time, want 100, at most 3 at a time", srv.Requests(), got)
+	replicatest.ListAtOnce(t, clients...)
+	if got := counting.Most(); got > 3 || len(counting.Seen()) != 100 {
+		t.Errorf("%d requests, %d at a time, want 100, at most 3 at a time", len(counting.Seen()), got)
 	}
 }
 
 // Whoever merges files opens all of them before reading one.
 func TestReplicaClient_ManyOpenFiles(t *testing.T) {
 	c := newClient(t, answer(t, 200, nil, string(replicatest.File(t, 1, 1, 1000, 0))), "p", func(o *oss.Options) { o.MaxConns = 2 })
-	for txid := ltx.TXID(1); txid <= 20; txid++ {
-		r, err := c.OpenLTXFile(t.Context(), 0, txid, txid, 0, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-	}
+	replicatest.OpenMany(t, c)
 }
 
 // A hundred thousand databases have a client each.
@@ -377,45 +356,13 @@ func TestReplicaClient_WithPrefixSize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const n = 10000
-	clients := make([]litestream.ReplicaClient, n)
-	paths := make([]string, n)
-	for i := range paths {
-		paths[i] = "p01/d01/main/t" + strconv.Itoa(i)
-	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for i := range clients {
-		clients[i] = base.WithPrefix(paths[i])
-	}
-	runtime.ReadMemStats(&after)
-	runtime.KeepAlive(clients)
-	if got := (after.TotalAlloc - before.TotalAlloc) / n; got >= 500 {
-		t.Errorf("%d bytes per client, want less than 500", got)
-	}
-}
-
-type observation struct {
-	Op    string
-	Bytes int64
-	Code  string
-}
-
-type recorder struct {
-	mu  sync.Mutex // guards all
-	all []observation
-}
-
-func (r *recorder) ObserveOperation(_, op string, n int64, _ time.Duration, code string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.all = append(r.all, observation{op, n, code})
+	replicatest.PrefixSize(t, base)
 }
 
 func TestReplicaClient_Observer(t *testing.T) {
 	srv := newServer(t)
 	c := newClient(t, srv.Endpoint, "p")
-	rec := &recorder{}
+	rec := &replicatest.Recorder{}
 	c.SetObserver(rec)
 	if err := write(t, c, false); err != nil {
 		t.Error(err)
@@ -430,8 +377,8 @@ func TestReplicaClient_Observer(t *testing.T) {
 	if _, err := c.LTXFiles(t.Context(), 0, 0, false); !litestream.IsPermanent(err) {
 		t.Errorf("list: err=%v, want a permanent one", err)
 	}
-	want := []observation{{"PUT", 500, ""}, {"GET", 500, ""}, {"DELETE", 0, ""}, {"LIST", 0, "NoSuchBucket"}}
-	if diff := cmp.Diff(want, rec.all); diff != "" {
+	want := []string{"PUT 500", "GET 500", "DELETE 0", "LIST 0 NoSuchBucket"}
+	if diff := cmp.Diff(want, rec.All()); diff != "" {
 		t.Errorf("observed (-want +got):\n%s", diff)
 	}
 }

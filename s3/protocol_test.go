@@ -25,6 +25,7 @@ import (
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/internal/replicatest"
 	"github.com/benbjohnson/litestream/s3"
+	"github.com/benbjohnson/litestream/tests/servers"
 )
 
 func putOK(w http.ResponseWriter, _ *http.Request) { w.Header().Set("ETag", `"x"`) }
@@ -41,18 +42,18 @@ func write(t *testing.T, c *s3.ReplicaClient, exclusive bool) error {
 
 // Keys are concatenated and never cleaned, or old backups would not be found.
 func TestReplicaClient_RawKeys(t *testing.T) {
-	srv := newFakeServer(t, putOK)
+	srv := servers.NewFakeHTTP(t, putOK)
 	name := ltx.FormatFilename(1, 1)
 	for path, want := range map[string]string{
 		"p": "p/0000/", "": "/0000/", ".": "./0000/", "/lead/tr/": "/lead/tr//0000/", "a b/ü": "a b/ü/0000/",
 	} {
-		cfg := srv.config()
+		cfg := fakeConfig(srv)
 		cfg.Path = path
 		if err := write(t, newClient(t, cfg), false); err != nil {
 			t.Errorf("path %q: %v", path, err)
 			continue
 		}
-		reqs := srv.seen("PUT")
+		reqs := srv.Seen("PUT")
 		if got, want := reqs[len(reqs)-1].URL.Path, "/bkt/"+want+name; got != want {
 			t.Errorf("path %q: stored as %q, want %q", path, got, want)
 		}
@@ -60,15 +61,15 @@ func TestReplicaClient_RawKeys(t *testing.T) {
 }
 
 func TestReplicaClient_PutRequest(t *testing.T) {
-	srv := newFakeServer(t, putOK)
-	cfg := srv.config()
+	srv := servers.NewFakeHTTP(t, putOK)
+	cfg := fakeConfig(srv)
 	cfg.StorageClass = "STANDARD_IA"
 	cfg.PutObjectContentMD5 = new(true)
 	cfg.SSEKMSKeyID = "kms-1"
 	if err := write(t, newClient(t, cfg), true); err != nil {
 		t.Fatal(err)
 	}
-	r := srv.seen("PUT")[0]
+	r := srv.Seen("PUT")[0]
 	for header, want := range map[string]string{
 		"Content-Type":                                "application/octet-stream",
 		"X-Amz-Meta-Litestream-Timestamp":             replicatest.TimeOf(1).Format(time.RFC3339Nano),
@@ -107,13 +108,13 @@ func TestReplicaClient_PutRequest(t *testing.T) {
 }
 
 func TestReplicaClient_UnsignedParts(t *testing.T) {
-	srv := newFakeServer(t, putOK)
-	cfg := srv.config()
+	srv := servers.NewFakeHTTP(t, putOK)
+	cfg := fakeConfig(srv)
 	cfg.SignPayload, cfg.SignAcceptEncoding = new(false), new(false)
 	if err := write(t, newClient(t, cfg), false); err != nil {
 		t.Fatal(err)
 	}
-	r := srv.seen("PUT")[0]
+	r := srv.Seen("PUT")[0]
 	if got, want := r.Header.Get("X-Amz-Content-Sha256"), "UNSIGNED-PAYLOAD"; got != want {
 		t.Errorf("X-Amz-Content-Sha256: %q, want %q", got, want)
 	}
@@ -126,14 +127,14 @@ func TestReplicaClient_UnsignedParts(t *testing.T) {
 }
 
 func TestReplicaClient_MissingETag(t *testing.T) {
-	srv := newFakeServer(t, func(http.ResponseWriter, *http.Request) {})
-	if err := write(t, newClient(t, srv.config()), false); err == nil || !strings.Contains(err.Error(), "ETag") {
+	srv := servers.NewFakeHTTP(t, func(http.ResponseWriter, *http.Request) {})
+	if err := write(t, newClient(t, fakeConfig(srv)), false); err == nil || !strings.Contains(err.Error(), "ETag") {
 		t.Errorf("err=%v, want one about the missing ETag", err)
 	}
 }
 
 func TestReplicaClient_CustomerKey(t *testing.T) {
-	srv := newFakeServer(t, func(w http.ResponseWriter, r *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.URL.Query().Has("list-type"):
 			fmt.Fprintf(w, `<ListBucketResult><Contents><Key>p/0000/%s</Key><Size>500</Size></Contents></ListBucketResult>`, ltx.FormatFilename(1, 1))
@@ -149,7 +150,7 @@ func TestReplicaClient_CustomerKey(t *testing.T) {
 	if err := os.WriteFile(path, []byte(base64.StdEncoding.EncodeToString(key)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg := srv.config()
+	cfg := fakeConfig(srv)
 	cfg.SSECustomerKeyPath = path
 	c := newClient(t, cfg)
 	if err := write(t, c, false); err != nil {
@@ -163,7 +164,7 @@ func TestReplicaClient_CustomerKey(t *testing.T) {
 		t.Errorf("listed %v, want the time in the metadata", a)
 	}
 	sum := md5.Sum(key) //nolint:gosec // part of the protocol
-	for _, r := range srv.seen("") {
+	for _, r := range srv.Seen() {
 		const prefix = "X-Amz-Server-Side-Encryption-Customer-"
 		got := []string{r.Header.Get(prefix + "Algorithm"), r.Header.Get(prefix + "Key"), r.Header.Get(prefix + "Key-Md5")}
 		want := []string{"AES256", base64.StdEncoding.EncodeToString(key), base64.StdEncoding.EncodeToString(sum[:])}
@@ -211,7 +212,7 @@ func TestReplicaClient_Init(t *testing.T) {
 // A server may not know conditional writes. That is learned once.
 func TestReplicaClient_NoConditionalWrites(t *testing.T) {
 	var stored atomic.Bool
-	srv := newFakeServer(t, func(w http.ResponseWriter, r *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Header.Get("If-None-Match") != "":
 			xmlError(w, http.StatusNotImplemented, "NotImplemented")
@@ -222,7 +223,7 @@ func TestReplicaClient_NoConditionalWrites(t *testing.T) {
 			putOK(w, r)
 		}
 	})
-	c := newClient(t, srv.config())
+	c := newClient(t, fakeConfig(srv))
 	var log bytes.Buffer
 	c.SetLogger(slog.New(slog.NewTextHandler(&log, nil)))
 	if err := write(t, c, true); err != nil {
@@ -234,7 +235,7 @@ func TestReplicaClient_NoConditionalWrites(t *testing.T) {
 		}
 	}
 	var methods []string
-	for _, r := range srv.seen("") {
+	for _, r := range srv.Seen() {
 		methods = append(methods, r.Method)
 	}
 	if got := strings.Join(methods, " "); !strings.HasSuffix(got, "HEAD PUT HEAD HEAD") {
@@ -248,14 +249,14 @@ func TestReplicaClient_NoConditionalWrites(t *testing.T) {
 // A conflict with a write in progress passes by.
 func TestReplicaClient_ConditionalConflict(t *testing.T) {
 	var n atomic.Int64
-	srv := newFakeServer(t, func(w http.ResponseWriter, r *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 		if n.Add(1) == 1 {
 			xmlError(w, http.StatusConflict, "ConditionalRequestConflict")
 			return
 		}
 		putOK(w, r)
 	})
-	if err := write(t, newClient(t, srv.config()), true); err != nil || n.Load() != 2 {
+	if err := write(t, newClient(t, fakeConfig(srv)), true); err != nil || n.Load() != 2 {
 		t.Errorf("err=%v after %d requests, want success after 2", err, n.Load())
 	}
 }
@@ -263,14 +264,14 @@ func TestReplicaClient_ConditionalConflict(t *testing.T) {
 func TestReplicaClient_Throttled(t *testing.T) {
 	for status, code := range map[int]string{408: "RequestTimeout", 429: "TooManyRequests", 503: "SlowDown", 500: "InternalError", 400: "RequestCanceled"} {
 		var n atomic.Int64
-		srv := newFakeServer(t, func(w http.ResponseWriter, r *http.Request) {
+		srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 			if n.Add(1) <= 2 {
 				xmlError(w, status, code)
 				return
 			}
 			putOK(w, r)
 		})
-		if err := write(t, newClient(t, srv.config()), false); err != nil || n.Load() != 3 {
+		if err := write(t, newClient(t, fakeConfig(srv)), false); err != nil || n.Load() != 3 {
 			t.Errorf("%d %s: err=%v after %d requests, want success after 3", status, code, err, n.Load())
 		}
 	}
@@ -292,13 +293,13 @@ func TestReplicaClient_ErrorClasses(t *testing.T) {
 		{400, "IncompleteBody", false},
 		{507, "XMinioStorageFull", false},
 	} {
-		srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { xmlError(w, tt.status, tt.code) })
+		srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) { xmlError(w, tt.status, tt.code) })
 		patience := time.Minute
 		if !tt.permanent {
 			patience = 300 * time.Millisecond // it is retried
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		_, err := newClient(t, srv.config()).LTXFiles(ctx, 0, 0, false)
+		_, err := newClient(t, fakeConfig(srv)).LTXFiles(ctx, 0, 0, false)
 		cancel()
 		re, ok := errors.AsType[*litestream.ReplicaError](err)
 		if !ok {
@@ -314,8 +315,8 @@ func TestReplicaClient_ErrorClasses(t *testing.T) {
 // A server that ignores the Range header must not shift what is read.
 func TestReplicaClient_IgnoredRange(t *testing.T) {
 	data := replicatest.File(t, 1, 1, 1000, 0)
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(data) })
-	c := newClient(t, srv.config())
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(data) })
+	c := newClient(t, fakeConfig(srv))
 	for _, tt := range [][2]int64{{0, 0}, {100, 0}, {100, 50}, {990, 50}, {1000, 0}, {2000, 5}} {
 		got, err := replicatest.Read(t, c, 0, 1, 1, tt[0], tt[1])
 		from := min(tt[0], 1000)
@@ -330,12 +331,12 @@ func TestReplicaClient_IgnoredRange(t *testing.T) {
 }
 
 func TestReplicaClient_WrongRange(t *testing.T) {
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Range", "bytes 0-9/1000")
 		w.WriteHeader(http.StatusPartialContent)
 		w.Write(make([]byte, 10))
 	})
-	if _, err := replicatest.Read(t, newClient(t, srv.config()), 0, 1, 1, 100, 10); err == nil {
+	if _, err := replicatest.Read(t, newClient(t, fakeConfig(srv)), 0, 1, 1, 100, 10); err == nil {
 		t.Error("another range than asked for, and no error")
 	}
 }
@@ -343,18 +344,18 @@ func TestReplicaClient_WrongRange(t *testing.T) {
 // A listing that is cut off must not pass for a short one.
 func TestReplicaClient_BrokenListing(t *testing.T) {
 	for name, token := range map[string]string{"NoToken": "", "SameToken": "<NextContinuationToken>t</NextContinuationToken>"} {
-		srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) {
+		srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprintf(w, `<ListBucketResult><IsTruncated>true</IsTruncated>%s<Contents><Key>p/0000/%s</Key></Contents></ListBucketResult>`,
 				token, ltx.FormatFilename(1, 1))
 		})
-		if _, err := newClient(t, srv.config()).LTXFiles(t.Context(), 0, 0, false); err == nil {
+		if _, err := newClient(t, fakeConfig(srv)).LTXFiles(t.Context(), 0, 0, false); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
 }
 
 func TestReplicaClient_DeleteRequest(t *testing.T) {
-	srv := newFakeServer(t, func(w http.ResponseWriter, r *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		io.WriteString(w, "<DeleteResult>")
 		if bytes.Contains(body, []byte(ltx.FormatFilename(1500, 1500))) {
@@ -369,7 +370,7 @@ func TestReplicaClient_DeleteRequest(t *testing.T) {
 	for txid := ltx.TXID(1); txid <= 1500; txid++ {
 		infos = append(infos, &ltx.FileInfo{MinTXID: txid, MaxTXID: txid})
 	}
-	err := newClient(t, srv.config()).DeleteLTXFiles(t.Context(), infos)
+	err := newClient(t, fakeConfig(srv)).DeleteLTXFiles(t.Context(), infos)
 	for _, want := range []string{"key=k code=AccessDenied", "key=m code=InternalError", "5 more keys"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("err=%v, want %q in it", err, want)
@@ -378,7 +379,7 @@ func TestReplicaClient_DeleteRequest(t *testing.T) {
 	if err != nil && strings.Contains(err.Error(), "NoSuchKey") {
 		t.Errorf("err=%v names a missing key", err)
 	}
-	reqs := srv.seen("POST")
+	reqs := srv.Seen("POST")
 	if len(reqs) != 2 {
 		t.Fatalf("%d requests for 1,500 keys, want 2", len(reqs))
 	}
@@ -386,12 +387,12 @@ func TestReplicaClient_DeleteRequest(t *testing.T) {
 		t.Errorf("Content-MD5 %q, CRC32 %q, want the MD5 alone", r.Header.Get("Content-Md5"), r.Header.Get("X-Amz-Checksum-Crc32"))
 	}
 
-	cfg := srv.config()
+	cfg := fakeConfig(srv)
 	cfg.RequireContentMD5 = new(false)
 	if err := newClient(t, cfg).DeleteLTXFiles(t.Context(), infos[:1]); err != nil {
 		t.Fatal(err)
 	}
-	reqs = srv.seen("POST")
+	reqs = srv.Seen("POST")
 	if r := reqs[len(reqs)-1]; r.Header.Get("Content-Md5") != "" {
 		t.Error("Content-MD5 is sent though it is turned off")
 	}
@@ -400,7 +401,7 @@ func TestReplicaClient_DeleteRequest(t *testing.T) {
 // Without region and endpoint the bucket is asked for its region, once and not
 // before it is needed.
 func TestReplicaClient_RegionLookup(t *testing.T) {
-	srv := newFakeServer(t, func(w http.ResponseWriter, r *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Has("location") {
 			io.WriteString(w, `<LocationConstraint>eu-west-3</LocationConstraint>`)
 			return
@@ -408,11 +409,11 @@ func TestReplicaClient_RegionLookup(t *testing.T) {
 		io.WriteString(w, `<ListBucketResult></ListBucketResult>`)
 	})
 	t.Setenv("AWS_ENDPOINT_URL_S3", srv.URL)
-	cfg := srv.config()
+	cfg := fakeConfig(srv)
 	cfg.Endpoint = ""
 	cfg.ForcePathStyle = new(true)
 	c := newClient(t, cfg)
-	if got := len(srv.seen("")); got != 0 {
+	if got := len(srv.Seen()); got != 0 {
 		t.Errorf("%d requests at Init, want none", got)
 	}
 	var wg sync.WaitGroup
@@ -425,7 +426,7 @@ func TestReplicaClient_RegionLookup(t *testing.T) {
 	}
 	wg.Wait()
 	lookups := 0
-	for _, r := range srv.seen("") {
+	for _, r := range srv.Seen() {
 		region := "/eu-west-3/"
 		if r.URL.Query().Has("location") {
 			lookups++
@@ -443,38 +444,26 @@ func TestReplicaClient_RegionLookup(t *testing.T) {
 // Any number of prefixes shares one transport with a bounded number of
 // connections, across clients of one pool.
 func TestPool_SharesConnections(t *testing.T) {
-	var busy, most atomic.Int64
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) {
-		n := busy.Add(1)
-		defer busy.Add(-1)
-		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
-		}
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, `<ListBucketResult></ListBucketResult>`)
 	})
 	pool := &s3.Pool{}
 	defer pool.CloseIdleConnections()
-	var wg sync.WaitGroup
-	cfg := srv.config()
+	var clients []litestream.Prefixer
+	cfg := fakeConfig(srv)
 	cfg.MaxConns = 3
 	for range 2 {
 		c, err := pool.Get(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range 50 {
-			client := c.WithPrefix(fmt.Sprint(i))
-			wg.Go(func() {
-				if _, err := client.LTXFiles(t.Context(), 0, 0, false); err != nil {
-					t.Error(err)
-				}
-			})
-		}
+		clients = append(clients, c)
 	}
-	wg.Wait()
-	if got := len(srv.seen("")); got != 100 {
+	replicatest.ListAtOnce(t, clients...)
+	if got := len(srv.Seen()); got != 100 {
 		t.Errorf("%d requests, want 100", got)
 	}
-	if got := most.Load(); got > 3 {
+	if got := srv.Most(); got > 3 {
 		t.Errorf("%d requests at a time, want at most 3", got)
 	}
 }
@@ -482,36 +471,13 @@ func TestPool_SharesConnections(t *testing.T) {
 // Whoever merges files opens all of them before reading one.
 func TestReplicaClient_ManyOpenFiles(t *testing.T) {
 	data := replicatest.File(t, 1, 1, 1000, 0)
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(data) })
-	c := newClient(t, srv.config(), func(o *s3.Options) { o.MaxConns = 2 })
-	for txid := ltx.TXID(1); txid <= 20; txid++ {
-		r, err := c.OpenLTXFile(t.Context(), 0, txid, txid, 0, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-	}
-}
-
-type observation struct {
-	Op    string
-	Bytes int64
-	Code  string
-}
-
-type recorder struct {
-	mu  sync.Mutex // guards all
-	all []observation
-}
-
-func (r *recorder) ObserveOperation(_, op string, n int64, _ time.Duration, code string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.all = append(r.all, observation{op, n, code})
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(data) })
+	c := newClient(t, fakeConfig(srv), func(o *s3.Options) { o.MaxConns = 2 })
+	replicatest.OpenMany(t, c)
 }
 
 func TestReplicaClient_Observer(t *testing.T) {
-	srv := newFakeServer(t, func(w http.ResponseWriter, r *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodPut:
 			putOK(w, r)
@@ -523,8 +489,8 @@ func TestReplicaClient_Observer(t *testing.T) {
 			xmlError(w, 403, "AccessDenied")
 		}
 	})
-	c := newClient(t, srv.config())
-	rec := &recorder{}
+	c := newClient(t, fakeConfig(srv))
+	rec := &replicatest.Recorder{}
 	c.SetObserver(rec)
 	if err := write(t, c, false); err != nil {
 		t.Error(err)
@@ -538,8 +504,17 @@ func TestReplicaClient_Observer(t *testing.T) {
 	if _, err := c.LTXFiles(t.Context(), 0, 0, false); !litestream.IsPermanent(err) {
 		t.Errorf("list: err=%v, want a permanent one", err)
 	}
-	want := []observation{{"PUT", 500, ""}, {"GET", 0, "NoSuchKey"}, {"DELETE", 0, ""}, {"LIST", 0, "AccessDenied"}}
-	if diff := cmp.Diff(want, rec.all); diff != "" {
+	want := []string{"PUT 500", "GET 0 NoSuchKey", "DELETE 0", "LIST 0 AccessDenied"}
+	if diff := cmp.Diff(want, rec.All()); diff != "" {
 		t.Errorf("observed (-want +got):\n%s", diff)
 	}
+}
+
+// A hundred thousand databases have a client each.
+func TestReplicaClient_WithPrefixSize(t *testing.T) {
+	base, err := new(s3.Pool).Get(s3.Config{Bucket: "b", Endpoint: "https://s3.example.com", AccessKeyID: "a", SecretAccessKey: "b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	replicatest.PrefixSize(t, base)
 }

@@ -232,16 +232,16 @@ func TestReplicaClient_CutDownload(t *testing.T) {
 	t.Parallel()
 	srv := servers.Versitygw(t, false)
 	srv.CreateBucket(bucket)
-	p := newProxy(t, srv.Endpoint)
+	p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 	cfg := serverConfig(srv, "p")
 	cfg.Endpoint = p.URL
 	c := newClient(t, cfg, func(o *s3.Options) { o.ResponseTimeout = time.Second })
 	data := replicatest.File(t, 1, 1, 1<<20, 0)
 	replicatest.Write(t, c, 0, 1, 1, data)
 
-	for name, kind := range map[string]faultKind{"Cut": cutAnswer, "Stalled": hangAnswer} {
+	for name, kind := range map[string]servers.HTTPFault{"Cut": servers.BreakDownload, "Stalled": servers.StallDownload} {
 		for _, size := range []int64{0, 1 << 19, 1000} {
-			p.breakNext(1, "GET", kind)
+			p.Break(servers.Next(1, servers.Method("GET"), kind))
 			got, err := replicatest.Read(t, c, 0, 1, 1, 0, size)
 			var re *litestream.ReplicaError
 			if !errors.As(err, &re) || re.Permanent || re.Key == "" {
@@ -263,25 +263,25 @@ func TestReplicaClient_CutUpload(t *testing.T) {
 			t.Parallel()
 			srv := servers.Versitygw(t, false)
 			srv.CreateBucket(bucket)
-			p := newProxy(t, srv.Endpoint)
+			p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 			cfg := serverConfig(srv, "p")
 			cfg.Endpoint = p.URL
 			c := newClient(t, cfg)
 			data := replicatest.File(t, 1, 1, n, 0)
 
-			p.breakNext(1<<40, "PUT", cutRequest)
+			p.Break(servers.Next(1<<40, servers.Method("PUT"), servers.BreakUpload))
 			if _, err := c.WriteLTXFile(t.Context(), 0, 1, 1, bytes.NewReader(data)); err == nil {
 				t.Error("every request was cut, and no error")
 			}
-			p.breakNext(0, "", cutRequest)
+			p.Break(nil)
 			if a := replicatest.List(t, c, 0, 0, false); len(a) != 0 {
 				t.Errorf("listed %v after a failed upload, want nothing", a)
 			}
 			wantNoUploads(t, srv)
 
-			p.breakNext(1, "PUT", cutRequest)
+			p.Break(servers.Next(1, servers.Method("PUT"), servers.BreakUpload))
 			replicatest.Write(t, c, 0, 1, 1, data)
-			if p.hits.Load() != 1 {
+			if p.Hits() != 1 {
 				t.Error("the fault was not met")
 			}
 			if got, err := replicatest.Read(t, c, 0, 1, 1, 0, 0); err != nil || !bytes.Equal(got, data) {
@@ -326,22 +326,22 @@ func TestReplicaClient_LostAnswer(t *testing.T) {
 	t.Parallel()
 	srv := servers.Versitygw(t, false)
 	srv.CreateBucket(bucket)
-	p := newProxy(t, srv.Endpoint)
+	p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 	cfg := serverConfig(srv, "p")
 	cfg.Endpoint = p.URL
 	c := newClient(t, cfg)
 
 	data := replicatest.File(t, 1, 1, 1000, 0)
-	p.breakNext(1, "PUT", loseAnswer)
+	p.Break(servers.Next(1, servers.Method("PUT"), servers.Lose))
 	replicatest.Write(t, c, 0, 1, 1, data)
-	if got := p.hits.Load(); got != 1 {
+	if got := p.Hits(); got != 1 {
 		t.Errorf("fault met %d times, want 1", got)
 	}
 
 	// The repeated request of an exclusive write finds the first one's object.
 	// That is reported: the caller compares.
 	data = replicatest.File(t, 2, 2, 1000, 0)
-	p.breakNext(1, "PUT", loseAnswer)
+	p.Break(servers.Next(1, servers.Method("PUT"), servers.Lose))
 	_, err := c.WriteLTXFileExclusive(t.Context(), 0, 2, 2, bytes.NewReader(data))
 	if !errors.Is(err, fs.ErrExist) {
 		t.Errorf("exclusive write: err=%v, want fs.ErrExist", err)
@@ -354,8 +354,8 @@ func TestReplicaClient_LostAnswer(t *testing.T) {
 // A server that accepts requests and says nothing must not hold us for ever.
 func TestReplicaClient_HungServer(t *testing.T) {
 	t.Parallel()
-	srv := newFakeServer(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	c := newClient(t, srv.config(), func(o *s3.Options) { o.ResponseTimeout = 50 * time.Millisecond })
+	srv := servers.NewFakeHTTP(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	c := newClient(t, fakeConfig(srv), func(o *s3.Options) { o.ResponseTimeout = 50 * time.Millisecond })
 	began := time.Now()
 	_, err := c.LTXFiles(t.Context(), 0, 0, false)
 	var re *litestream.ReplicaError
@@ -365,7 +365,7 @@ func TestReplicaClient_HungServer(t *testing.T) {
 	if d := time.Since(began); d > 20*time.Second {
 		t.Errorf("gave up after %v", d)
 	}
-	if got := len(srv.seen("GET")); got != 8 {
+	if got := len(srv.Seen("GET")); got != 8 {
 		t.Errorf("%d attempts, want 8", got)
 	}
 }
