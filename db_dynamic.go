@@ -67,6 +67,7 @@ type DynamicDB struct {
 	since      time.Time    // oldest change that may not be replicated; zero: none
 	lastChange time.Time    // newest capture, or the promotion
 	txid       ltx.TXID     // newest captured one that was taken note of
+	captures   int          // since it is hot that were taken note of
 	looked     bool         // a look that followed the opening came to its end
 	failing    time.Time    // first of the failed uploads in a row
 	sendErr    error        // of the last upload
@@ -256,7 +257,7 @@ func (d *DynamicDB) synced(err error) {
 func (d *DynamicDB) holds() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.state != LifecycleHot || !d.looked || d.users > 0 || !d.failing.IsZero() || d.touched.Load() > d.fleet.yield.Load() {
+	if d.state != LifecycleHot || !d.looked || d.users > 0 || !d.failing.IsZero() || !d.yields(d.touched.Load()) {
 		return false
 	}
 	n, _ := d.m.db.stage.pending()
@@ -293,6 +294,7 @@ func (d *DynamicDB) noteCapture() {
 	}
 	now := d.fleet.now()
 	d.txid = st.TXID
+	d.captures++
 	if d.since.IsZero() {
 		d.since = st.ChangedAt
 		if st.ChangedAt.Before(d.lastChange) || st.ChangedAt.After(now) {
@@ -324,12 +326,17 @@ func (d *DynamicDB) facts() tierFacts {
 	f := tierFacts{
 		state: st.State, pending: pending, suspended: st.Suspended, looked: d.looked,
 		settled: st.Settled, quiet: now.Sub(touched),
-		permanent: IsPermanent(d.sendErr), retried: d.retried, users: d.users, waiting: touched.UnixNano() <= d.fleet.yield.Load(),
+		permanent: IsPermanent(d.sendErr), retried: d.retried, users: d.users, waiting: d.yields(touched.UnixNano()),
 	}
 	if !d.failing.IsZero() {
 		f.sendFailed, f.sendFailing = true, now.Sub(d.failing)
 	}
 	return f
+}
+
+// yields reports whether it has to hand its place on, once it can.
+func (d *DynamicDB) yields(touched int64) bool {
+	return yields(d.fleet.yield.Load(), touched, d.captures)
 }
 
 // lastTouched is when the files were last written to: by their times, or by

@@ -75,8 +75,8 @@ type MultiDBManager struct {
 	bindLog   backoff.Limiter
 	bindErr   error // of the first contact
 
-	// yield is a time in nanoseconds: hot databases that were last written to
-	// no later give up their place as soon as they are replicated.
+	// yield says which hot databases give up their places as soon as they are
+	// replicated; see yields.
 	yield atomic.Int64
 
 	mu             sync.Mutex // guards what follows; never held across I/O

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
-	"slices"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -63,18 +61,10 @@ func (m *MultiDBManager) dispatch() {
 	m.mu.Unlock()
 }
 
-// Bounds of MultiDBManager.yield.
-const (
-	yieldNone = math.MinInt64
-	yieldAll  = math.MaxInt64
-)
-
 // yieldEvery is how long a choice among the hot databases stands.
 const yieldEvery = 100 * time.Millisecond
 
-// setYieldLocked chooses the hot databases that yield their places: as many as
-// wait, and those that nobody wrote to for longest, so that a busy one keeps
-// its place while others come and go.
+// setYieldLocked chooses the hot databases that yield their places.
 func (m *MultiDBManager) setYieldLocked(now time.Time) {
 	n := m.queue.Len()
 	switch {
@@ -87,8 +77,7 @@ func (m *MultiDBManager) setYieldLocked(now time.Time) {
 		for _, d := range m.hot {
 			touched = append(touched, d.touched.Load())
 		}
-		slices.Sort(touched)
-		m.yield.Store(touched[n-1])
+		m.yield.Store(yieldBound(touched, n))
 		m.yieldSet = now
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
+	"slices"
 	"time"
 )
 
@@ -39,6 +41,32 @@ type tierFacts struct {
 // patienceWithReplica is how long a hot database keeps its place while its
 // uploads fail and others wait. One that comes back has had it.
 const patienceWithReplica = 10 * time.Second
+
+// Bounds of the databases that yield: none, and all.
+const (
+	yieldNone = math.MinInt64
+	yieldAll  = math.MaxInt64
+)
+
+// yieldShare: for so many that wait, one that is busy yields. Most of those who
+// come have one change and hand their place on as soon as it is replicated.
+// One that is busy and had to go is found by a scan only when it changes again.
+const yieldShare = 4
+
+// yieldBound chooses who yields to n databases that wait, of hot ones that were
+// last written to at these times, which it sorts: those that nobody wrote to
+// for longest, at or before the returned time. It is asked again and again
+// while somebody waits.
+func yieldBound(touched []int64, n int) int64 {
+	slices.Sort(touched)
+	return touched[min((n+yieldShare-1)/yieldShare, len(touched))-1]
+}
+
+// yields reports whether a database that was last written to at a time, and
+// captured so often since it is hot, has to hand its place on.
+func yields(bound, touched int64, captures int) bool {
+	return touched <= bound || captures <= 1 && bound != yieldNone
+}
 
 // decideTier settles whether a hot database stays hot. While others wait, hot
 // is a time slice: whoever is captured and acknowledged yields.

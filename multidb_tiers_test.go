@@ -88,6 +88,45 @@ func TestDecideTier_All(t *testing.T) {
 	}
 }
 
+func TestYieldBound(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		touched []int64
+		waiting int
+		want    int64
+	}{
+		{"One", []int64{5, 3, 9}, 1, 3},
+		{"FewerThanTheShare", []int64{5, 3, 9}, yieldShare, 3},
+		{"OneMore", []int64{5, 3, 9}, yieldShare + 1, 5},
+		{"MoreThanThereAre", []int64{5, 3, 9}, 1000, 9},
+		{"Alone", []int64{7}, 2, 7},
+	} {
+		if got := yieldBound(tt.touched, tt.waiting); got != tt.want {
+			t.Errorf("%s: got %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestYields(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		bound, touched int64
+		captures       int
+		want           bool
+	}{
+		{"NobodyWaits", yieldNone, 3, 1, false},
+		{"Ends", yieldAll, 3, 9, true},
+		{"LongNotWrittenTo", 5, 5, 9, true},
+		{"Busy", 5, 6, 2, false},
+		{"CameForOneChange", 5, 6, 1, true},
+		{"CameForNone", 5, 6, 0, true},
+	} {
+		if got := yields(tt.bound, tt.touched, tt.captures); got != tt.want {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestTenantRetry(t *testing.T) {
 	for _, tt := range []struct {
 		tries   uint8
