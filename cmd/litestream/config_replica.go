@@ -398,13 +398,16 @@ func (c *ReplicaConfig) clientPath() string {
 		return c.filePath()
 	}
 	if c.URL == "" {
+		if c.replicaType() == replicaTypeNATS {
+			return "" // see natsClient
+		}
 		return c.Path
 	}
 	_, _, urlPath, _, _, err := litestream.ParseReplicaURL(c.URL)
 	if err != nil {
 		return "" // refused by validateOwn
 	}
-	return urlPath
+	return belowBucket(c.replicaType(), urlPath)
 }
 
 // storage returns a text that is equal for replicas that differ in nothing but

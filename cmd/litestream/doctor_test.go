@@ -183,6 +183,12 @@ func TestReplicaConfig_ClientPath(t *testing.T) {
 		{"{url: 'abs://a@c/p'}", "p"},
 		{"{url: 'sftp://u@h/p'}", "/p"},
 		{"{type: sftp, host: h, user: u, path: p}", "p"},
+		{"{url: 'oss://b/p'}", "p"},
+		{"{url: 'webdav://h/p'}", "/p"},
+		{"{type: webdav, webdav-url: 'http://h/x', path: p}", "p"},
+		{"{url: 'nats://h/b'}", ""},
+		{"{url: 'nats://h/b/p/q'}", "p/q"},
+		{"{type: nats, bucket: b, path: p}", ""},
 	} {
 		cfg, err := parseConfig([]byte("dbs: [{path: x.db, replica: "+tt.yaml+"}]"), false)
 		if err != nil {
