@@ -138,6 +138,20 @@ dbs:
     replica: {type: webdav, webdav-url: "http://ADDR", webdav-username: u, webdav-password: MARKdav, path: /webdav2}
   - path: DIR/webdavurl.db
     replica: {url: "webdav://u:MARKdavurl2@ADDR/webdavurl"}
+  - path: DIR/sftpkey.db
+    replica: {type: sftp, host: "ADDR", user: u, key-path: DIR/key, host-key: any, path: /sftpkey}
+  - path: DIR/nats.db
+    replica: {url: "nats://ADDR/b1", username: u, password: MARKnats, timeout: 300ms}
+  - path: DIR/natsjwt.db
+    replica: {url: "nats://ADDR/b4", jwt: MARKnatsjwt, seed: MARKnatsseed, timeout: 300ms}
+  - path: DIR/natsnkey.db
+    replica: {url: "nats://ADDR/b5", nkey: MARKnatsnkey, timeout: 300ms}
+  - path: DIR/natscreds.db
+    replica: {url: "nats://ADDR/b6", creds: DIR/key, timeout: 300ms}
+  - path: DIR/oss.db
+    replica: {type: oss, bucket: bkt, path: oss, endpoint: "http://ADDR", access-key-id: MARKossid, secret-access-key: MARKosssecret}
+  - path: DIR/ossenv.db
+    replica: {type: oss, bucket: bkt, path: ossenv, endpoint: "http://ADDR"}
 multi-db:
   enabled: true
   patterns: ["DIR/data/*.db"]
@@ -193,20 +207,23 @@ func TestSecrets_NeverShown(t *testing.T) {
 				t.Skip("waits for attempts to end")
 			}
 			dir := testFolder(t)
-			for _, env := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} {
+			for _, env := range []string{
+				"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET", "OSS_SESSION_TOKEN",
+			} {
 				t.Setenv(env, mark+env)
 			}
 			t.Setenv("LITESTREAM_AZURE_ACCOUNT_KEY", markedAccountKey)
 			t.Setenv("STORAGE_EMULATOR_HOST", "http://"+tt.addr) // in place of Google
-			for _, db := range []string{"s3", "s3url", "abs", "sas", "sftp", "sftpurl", "webdav", "webdav2", "webdavurl", "data/t1"} {
-				makeDatabase(t, dir+"/"+db+".db", 1)
-			}
+			writeFile(t, "key", "-----BEGIN OPENSSH PRIVATE KEY-----\n"+mark+"\n-----END OPENSSH PRIVATE KEY-----\n")
 			config := secretsConfig(dir, tt.addr, tt.logType)
+			dbs := regexp.MustCompile(`path: (\S+\.db)\n`).FindAllStringSubmatch(config, -1)
+			for _, m := range append(dbs, []string{"", dir + "/data/t1.db"}) {
+				makeDatabase(t, m[1], 1)
+			}
 			writeFile(t, "cli.yml", config)
 			d := startControlDaemon(t, config)
 			var lines [][]string
 			try := func(args ...string) { lines = append(lines, args) }
-			dbs := regexp.MustCompile(`path: (\S+\.db)\n`).FindAllStringSubmatch(config, -1)
 			for _, m := range dbs {
 				try("sync", "-wait", "-timeout", "1", "-socket", d.socket, m[1])
 				try("ltx", "-config", "cli.yml", m[1])
