@@ -37,6 +37,7 @@ type backend struct {
 // A place is a running server with room for replicas.
 type place struct {
 	target        string // http://host:port, or host:port where it speaks no HTTP
+	root          string // of all paths there, with a slash at its end; empty: that of the client
 	stop, restart func()
 	// client makes the client of everything there, which reaches the server at
 	// an address, with connections of its own. release closes them.
@@ -99,6 +100,7 @@ var sftpBackend = backend{
 		granted, withdrawn := srv.KeyPath+".pub", srv.KeyPath+".withdrawn"
 		return &place{
 			target: srv.Addr, stop: srv.Stop, restart: srv.Restart,
+			root: srv.Dir + "/", // or it would be the home of who runs the test
 			client: func(addr string, timeout time.Duration) (litestream.ReplicaClient, func()) {
 				pool := &sftp.Pool{}
 				c := must(pool.Get(sftp.Config{

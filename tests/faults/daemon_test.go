@@ -180,7 +180,7 @@ func (d *daemon) open(base litestream.ReplicaClient) {
 
 // under returns a client of a path on the server.
 func (d *daemon) under(p litestream.Prefixer, path string) litestream.ReplicaClient {
-	return p.WithPrefix(path)
+	return p.WithPrefix(d.place.root + path)
 }
 
 func (d *daemon) newApp(path, under string, found bool) *app {
