@@ -72,14 +72,20 @@ func (s *pageState) set(pgno uint32, sum ltx.Checksum) {
 	*p = sum
 }
 
-// end cuts off or demands pages, so that there are as many as a file says. It
-// returns a page that is missing, or 0.
-func (s *pageState) end(commit uint32, pageSize uint32) uint32 {
+// cut forgets pages behind the end of the database.
+func (s *pageState) cut(commit uint32) {
 	for pgno := uint32(len(s.sums)); pgno > commit; pgno-- {
 		s.set(pgno, 0)
 	}
 	s.sums = s.sums[:min(len(s.sums), int(commit))]
-	s.commit, s.lock = commit, ltx.LockPgno(pageSize)
+	s.commit = commit
+}
+
+// end cuts off or demands pages, so that there are as many as a file says. It
+// returns a page that is missing, or 0.
+func (s *pageState) end(commit uint32, pageSize uint32) uint32 {
+	s.cut(commit)
+	s.lock = ltx.LockPgno(pageSize)
 	for pgno := uint32(1); pgno <= commit; pgno++ {
 		if pgno != s.lock && (int(pgno) > len(s.sums) || s.sums[pgno-1] == 0) {
 			return pgno

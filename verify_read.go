@@ -241,7 +241,7 @@ func (v *verification) readFile(ctx context.Context, info *ltx.FileInfo, step *s
 	f := startFetcher(ctx, &wg, []*fetchFile{fetchLTX(v.client, info)}, v.opt.knobs.fetch)
 	in := &input{info: info}
 	r := &frameReader{in: in, inputReader: &inputReader{ctx: ctx, f: f, size: info.Size, p: new(progress)}}
-	err = v.readPages(r, step)
+	err = readPages(r, step)
 	r.close()
 	le, damaged := errors.AsType[*LTXError](err)
 	switch {
@@ -265,7 +265,7 @@ func (v *verification) readFile(ctx context.Context, info *ltx.FileInfo, step *s
 }
 
 // readPages reads a file to its end and checks all that it says of itself.
-func (v *verification) readPages(r *frameReader, step *stepInput) error {
+func readPages(r *frameReader, step *stepInput) error {
 	in := r.in
 	if err := r.readHeader(); err != nil {
 		return in.fail("decode", err)

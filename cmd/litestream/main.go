@@ -64,7 +64,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return 0
 	}
-	if !errors.Is(err, errUsage) {
+	if !errors.Is(err, errUsage) && !errors.Is(err, errDiffers) {
 		printf(a.stderr, "Error: %v\n", err)
 		if try, ok := errors.AsType[*tryError](err); ok {
 			printf(a.stderr, "Try: %s\n", try.try)
@@ -91,6 +91,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"databases", "list the databases of the configuration file", &databasesHelp, (*app).runDatabases},
+		{"diff", "show what changed between two restore points", &diffHelp, (*app).runDiff},
 		{"doctor", "try the storage of replicas and say what to change", &doctorHelp, (*app).runDoctor},
 		{"info", "show what a running daemon says of itself", &infoHelp, (*app).runInfo},
 		{"list", "list the databases of a running daemon", &listHelp, (*app).runList},

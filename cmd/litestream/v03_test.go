@@ -35,6 +35,7 @@ func TestV03Commands(t *testing.T) {
 		{[]string{"ltx", "-config", conf, db}, 0, "level  min_txid", "Note: the replica holds a backup of Litestream v0.3 (generations: 1, files: 1"},
 		{[]string{"status", "-config", conf}, 0, "no database", "was replicated by Litestream v0.3"},
 		{[]string{"timeline", "-config", conf, db}, 1, "", "holds a backup of Litestream v0.3 only, made from"},
+		{[]string{"diff", "file://" + replica, "2020-01-01T00:00:00Z"}, 1, "", "holds a backup of Litestream v0.3 only, made from"},
 		{[]string{"timeline", "-json", "file://" + replica}, 1, "", "it has no transactions to list; restore -timestamp T restores it"},
 		{[]string{"restore", "-config", conf, "-dry-run", db}, 0, "format: backup of Litestream v0.3", ""},
 		{[]string{"restore", "-config", conf, "-dry-run", "-json", db}, 0, `"format": "v0.3"`, ""},
