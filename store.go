@@ -92,6 +92,7 @@ type managedDB struct {
 
 	sync, upload, maintain, validate failures // each used by one task at a time
 	problems                         string   // found by the last validation; used by that task
+	moved                            int      // snapshots in a row that a change disturbed; used by that task
 	// uploadFailing is set by the upload task; whoever stages a file reads it.
 	uploadFailing atomic.Bool
 	looking       atomic.Bool // a look runs

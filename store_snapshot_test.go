@@ -2,6 +2,7 @@ package litestream_test
 
 import (
 	"context"
+	"log/slog"
 	"path/filepath"
 	"testing"
 
@@ -60,4 +61,31 @@ func TestStore_SnapshotOfDroppedPosition(t *testing.T) {
 		t.Errorf("uploaded snapshot %s", ltx.FormatFilename(info.MinTXID, info.MaxTXID))
 	}
 	must(store.Close(ctx))
+}
+
+// The first snapshot of a database that rests, and was written to a moment ago,
+// waits until its files' times prove something. That is no error.
+func TestStore_SnapshotOfYoungFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	app := openApp(t, path, "_journal_mode=wal")
+	mustExec(t, app, "CREATE TABLE t (x)")
+	if err := app.Close(); err != nil {
+		t.Fatal(err)
+	}
+	log, client := &lineLog{}, testutil.NewMemClient()
+	db := litestream.NewDB(path)
+	db.Logger = slog.New(slog.NewTextHandler(log, nil))
+	db.Replica = litestream.NewReplicaWithClient(db, client)
+	store := litestream.NewStore([]*litestream.DB{db}, nil)
+	store.Logger = db.Logger
+	if err := store.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "a snapshot", func() bool { return len(client.Files(litestream.SnapshotLevel)) > 0 })
+	if err := store.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if log.count("level=ERROR")+log.count("level=WARN") > 0 {
+		t.Errorf("log:\n%s", log.buf.String())
+	}
 }

@@ -254,13 +254,18 @@ func (s *Store) runSnapshot(ctx context.Context, m *managedDB) {
 	if err == nil && due {
 		_, err = m.compactor.EnforceSnapshotRetention(ctx)
 	}
-	if errors.Is(err, errPositionGone) {
+	disturbed := errors.Is(err, errViewMoved) && m.moved < movedTooOften
+	if disturbed {
+		m.moved++
+	}
+	if disturbed || errors.Is(err, errPositionGone) {
 		s.sched.at(now.Add(time.Second), m, taskSnapshot)
 		return
 	} else if err != nil {
 		s.maintenanceFailed(ctx, m, err, "snapshot failed", taskSnapshot)
 		return
 	}
+	m.moved = 0
 	s.maintained(m, taskSnapshot)
 	lvl := CompactionLevel{Level: SnapshotLevel, Interval: interval}
 	s.sched.at(lvl.nextAt(now, phase(m.db.Path(), interval)), m, taskSnapshot)
