@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -224,7 +225,9 @@ func (db *DB) Close(ctx context.Context) error {
 	}
 	db.st.closed = true
 	err := db.closeHandle(true)
-	if db.st.ledger != nil {
+	if _, serr := os.Lstat(db.metaPath); db.st.ledger != nil && errors.Is(serr, fs.ErrNotExist) {
+		err = errors.Join(err, db.dropLedger()) // its folder was deleted or renamed, as the database was
+	} else if db.st.ledger != nil {
 		err = errors.Join(err, db.saveLedger())
 	}
 	db.shared.releaseInode(db.st.inode, db.path)

@@ -118,7 +118,7 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 			return err
 		}
 		if err := db.capture(ctx, fp); err != nil {
-			return err
+			return db.vanished(err)
 		}
 		db.st.capturedFrom = now
 		db.st.seen, db.st.settled, db.st.moved = fp, fp.Settled(now, clockMargin), db.movedAfterCapture()
@@ -131,6 +131,15 @@ func (db *DB) look(ctx context.Context, now time.Time, force bool) error {
 		return err
 	}
 	return db.rest(fp, now)
+}
+
+// vanished makes an error that only tells that the file was deleted or renamed
+// meanwhile one for the next look.
+func (db *DB) vanished(err error) error {
+	if _, serr := os.Lstat(db.path); db.tenant == nil && errors.Is(err, fs.ErrNotExist) && errors.Is(serr, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", errViewMoved, err)
+	}
+	return err
 }
 
 // ready makes sure that it is known what the next capture follows, and that
@@ -238,6 +247,9 @@ func (db *DB) identify(id wal.FileID) error {
 		db.shared.releaseInode(db.st.inode, db.path)
 		db.st.inode = wal.FileID{}
 		if err := db.shared.claimInode(id, db.path); err != nil {
+			if db.tenant == nil && renamed(db.path, err) {
+				return fmt.Errorf("%w: renamed from another path: %w", errViewMoved, err)
+			}
 			return err
 		}
 		db.st.inode = id

@@ -281,6 +281,11 @@ func TestStore_DirRename(t *testing.T) {
 	for _, rel := range s.managed() {
 		s.awaitRows(rel, 1)
 	}
+	for _, text := range []string{"level=ERROR", "no such file or directory"} {
+		if s.log.count(text) > 0 {
+			t.Errorf("%s, although nothing went wrong:\n%s", text, s.log.buf.String())
+		}
+	}
 }
 
 // Where the system cannot watch, or loses events, scans find everything; it is
