@@ -69,7 +69,10 @@ func (db *DB) publish() {
 	h := db.st.handle
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	db.status.TXID, db.status.WALOffset = db.st.txid, db.st.cursor.End()
+	if db.st.loaded || db.st.txid > 0 { // else it is what presume says
+		db.status.TXID = db.st.txid
+	}
+	db.status.WALOffset = db.st.cursor.End()
 	db.status.Pinned = h != nil && h.pinned
 	db.status.Connected = h != nil && h.conn != nil
 	db.status.Suspended = db.st.suspended

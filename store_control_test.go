@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -153,6 +154,33 @@ func TestStore_StopStart(t *testing.T) {
 		if err := fn(); !errors.Is(err, litestream.ErrDatabaseNotFound) {
 			t.Errorf("%s of an unknown one: %v", name, err)
 		}
+	}
+}
+
+// TestStore_StartMissing starts a database whose file is gone by now: its
+// position stays known.
+func TestStore_StartMissing(t *testing.T) {
+	s := newControlStore(t, "a.db")
+	ctx, path := t.Context(), s.path("a.db")
+	stopped, _, err := s.StopDB(ctx, path)
+	if err != nil || stopped.Status.TXID == 0 {
+		t.Fatalf("stop: %+v, %v", stopped, err)
+	}
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := s.StartDB(ctx, path); err != nil {
+		t.Fatal(err)
+	}
+	var info litestream.DBInfo
+	waitFor(t, "the first look", func() bool {
+		info, _, err = s.StartDB(ctx, path)
+		return err != nil || info.Status.State == litestream.SyncStateMissing
+	})
+	if err != nil || info.Status.TXID != stopped.Status.TXID {
+		t.Errorf("second start: TXID %d, %v; want %d", info.Status.TXID, err, stopped.Status.TXID)
 	}
 }
 
