@@ -431,7 +431,11 @@ func (m *MultiDBManager) failLocked(i uint32, f *tenantFailure) {
 	switch {
 	case m.store.outages.failed(failer{id: i}, f.err, m.logger, "db", m.table.Path(i)):
 	case old == nil, isStorage(old.err), failureClass(old.err) != class:
-		m.logger.Warn("database is not replicated", "db", m.table.Path(i), "reason", class, "error", f.err)
+		log := m.logger.Warn
+		if errors.Is(f.err, errTenantStopped) { // somebody asked for it
+			log = m.logger.Info
+		}
+		log("database is not replicated", "db", m.table.Path(i), "reason", class, "error", f.err)
 	}
 	f.err = m.leanLocked(class, f)
 	m.reasons[i] = f
