@@ -14,6 +14,15 @@ import (
 // errShuttingDown refuses a reload at the end of the process.
 var errShuttingDown = errors.New("litestream is shutting down: nothing was reloaded")
 
+// errNothingLeft refuses a file that would end all replication: it is empty, or
+// somebody is writing it just now.
+var errNothingLeft = errors.New("the file names no database any more: to end all replication stop litestream, to end it for one database unregister that")
+
+// hasDatabases reports whether anything is to be replicated.
+func (c *Config) hasDatabases() bool {
+	return len(c.DBs)+len(c.Dirs) > 0 || c.MultiDB != nil && c.MultiDB.Enabled
+}
+
 // reloader changes the configuration of a running daemon to what its file says
 // by now. Reloads are done one after the other. Its methods are safe for
 // concurrent use.
@@ -161,7 +170,11 @@ func (l *reloader) plan(ctx context.Context) (*reloadPlan, []*litestream.DB, err
 	if err != nil {
 		return nil, nil, err
 	}
-	plan, err := planReload(l.running(), to)
+	running := l.running()
+	if running.hasDatabases() && !to.hasDatabases() {
+		return nil, nil, errNothingLeft
+	}
+	plan, err := planReload(running, to)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -258,6 +258,7 @@ func TestReload_Broken(t *testing.T) {
 		{"dbs: [", "yaml: line 2"},
 		{reloadBase + "  - {path: ./a.db, replica: {path: s}}", "dbs[1].path (line 5): duplicate path"},
 		{"multi-db: {nonsense: 1}", "multi-db.nonsense (line 2): unknown key"},
+		{"", "the file names no database any more"},
 		{"addr: x", `must specify port for bind address: "x"`},
 	} {
 		d.write(tt.config)

@@ -70,7 +70,7 @@ func (a *app) runReplicate(ctx context.Context, args []string) error {
 	logger := newLeveledLogger(w, cfg.Logging, level)
 	logger.Info("litestream", "version", currentVersion(), "level", levelName(logLevel(cfg.Logging)))
 	switch m := cfg.MultiDB; {
-	case len(cfg.DBs)+len(cfg.Dirs) > 0 || m != nil && m.Enabled:
+	case cfg.hasDatabases():
 	case m != nil:
 		logger.Error("no databases specified in configuration: dbs is empty, and multi-db does nothing before multi-db.enabled is true")
 	default:
