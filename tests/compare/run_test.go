@@ -74,8 +74,8 @@ func (w *world) run(s session) (outputs []output) {
 		outputs[len(outputs)-1].log += w.stop().log
 	}
 	levels := merged
-	if len(s.steps) > 1 {
-		levels = timed
+	if len(s.steps) > 1 || strings.Contains(s.steps[0], "-exec") {
+		levels = timed // how long it runs decides on snapshots
 	}
 	outputs[len(outputs)-1].files = listFiles(w.t, w.dir, levels)
 	return outputs
