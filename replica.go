@@ -183,6 +183,8 @@ func (r *Replica) sync(ctx context.Context) error {
 	if err := r.position(ctx); err != nil {
 		return err
 	}
+	r.db.stage.sendAll(true)
+	defer r.db.stage.sendAll(false)
 	for n := 0; r.MaxSyncLTXFiles <= 0 || n < r.MaxSyncLTXFiles; n++ {
 		f, ok := r.db.stage.begin()
 		if !ok {

@@ -32,6 +32,31 @@ type stage struct {
 	// givenUp counts how often files left the queue unsent, so that their
 	// TXIDs are used again for something else.
 	givenUp int
+
+	sending bool // an upload of what waits goes on
+	// mark is how many files may wait while it does. It follows the queue down,
+	// and each new file takes it down by one more, so that a long queue gets
+	// shorter although files are added.
+	mark int
+}
+
+// leastMark is what may wait behind nothing: the file that is being sent. One
+// more follows it, so that the upload does not wait for the next capture.
+const leastMark = 1
+
+// sendAll begins and ends an upload of everything that waits.
+func (s *stage) sendAll(begun bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sending, s.mark = begun, max(leastMark, len(s.files))
+}
+
+// ahead reports whether files are added faster than the upload that goes on
+// takes them. Whatever is captured later then goes along in one file.
+func (s *stage) ahead() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sending && len(s.files) > s.mark
 }
 
 // share counts what waits here against a bound that others share.
@@ -56,6 +81,7 @@ func (s *stage) add(f stagedFile) {
 	defer s.mu.Unlock()
 	f.at = time.Now().UnixNano()
 	s.files = append(s.files, f)
+	s.mark = max(leastMark, s.mark-1)
 	s.chargeLocked(f.Size)
 }
 
@@ -100,6 +126,7 @@ func (s *stage) ack(txid ltx.TXID) {
 	if len(s.files) == 0 {
 		s.files = nil
 	}
+	s.mark = max(leastMark, min(s.mark, len(s.files)))
 	s.acked = txid
 }
 

@@ -96,6 +96,7 @@ type managedDB struct {
 	// uploadFailing is set by the upload task; whoever stages a file reads it.
 	uploadFailing atomic.Bool
 	looking       atomic.Bool // a look runs
+	held          atomic.Bool // the next look waits for an upload
 	// lookedAt is when a look last succeeded, or when the database came to the
 	// store, in nanoseconds since the epoch.
 	lookedAt atomic.Int64

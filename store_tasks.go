@@ -58,6 +58,10 @@ func (s *Store) runSync(ctx context.Context, m *managedDB) {
 		s.sched.at(start.Add(m.db.MonitorInterval), m, taskSync)
 		return
 	}
+	if until, ok := m.holdBack(start); ok {
+		s.sched.at(until, m, taskSync)
+		return
+	}
 	err := m.db.Sync(ctx)
 	if ctx.Err() != nil {
 		return
@@ -72,6 +76,34 @@ func (s *Store) runSync(ctx context.Context, m *managedDB) {
 	s.sched.at(next, m, taskSync)
 	if m.tenant != nil {
 		m.tenant.synced(err)
+	}
+}
+
+// longestHold is how long a look waits at most for an upload.
+const longestHold = time.Second
+
+// holdBack reports whether a look has to wait, and until when at most, because
+// files are captured faster than the storage takes them. Each of them costs
+// this machine two fsyncs, which the uploads would wait for, and the replica
+// would be further behind with every look. What is committed meanwhile goes
+// along in the next file.
+func (m *managedDB) holdBack(now time.Time) (until time.Time, ok bool) {
+	until = time.Unix(0, m.lookedAt.Load()).Add(longestHold)
+	if m.db.MonitorInterval >= longestHold || !now.Before(until) {
+		return until, false
+	}
+	m.held.Store(true) // before the look at the queue: who empties it reads this after
+	if m.db.stage.ahead() {
+		return until, true
+	}
+	m.held.Store(false)
+	return until, false
+}
+
+// resumeLook schedules the look that waited for an upload, if one does.
+func (s *Store) resumeLook(m *managedDB) {
+	if m.held.Load() && !m.db.stage.ahead() && m.held.CompareAndSwap(true, false) {
+		s.sched.at(time.Unix(0, m.lookedAt.Load()).Add(m.db.MonitorInterval), m, taskSync)
 	}
 }
 
@@ -135,6 +167,7 @@ func (s *Store) runUpload(ctx context.Context, m *managedDB) {
 	if ctx.Err() != nil {
 		return // the last sync reports what is left
 	}
+	s.resumeLook(m)
 	s.report(m, &m.upload, err, "monitor error", "replica sync recovered")
 	if first {
 		s.contacted(m)
@@ -166,6 +199,7 @@ func (s *Store) contacted(m *managedDB) {
 // uploaded is told of each level-0 file that the storage acknowledged.
 func (s *Store) uploaded(m *managedDB, info *ltx.FileInfo) {
 	m.compactor.NoteL0(info)
+	s.resumeLook(m)
 	s.scheduleLevel(m, 1)
 	s.sched.at(time.Now(), m, taskSnapshot)
 }
