@@ -71,12 +71,7 @@ func handshake(conn *watchedConn, key connKey, cfg *ssh.ClientConfig) (*link, er
 	if err != nil {
 		return nil, err
 	}
-	client := ssh.NewClient(c, chans, requests)
-	first, err := sftp.NewClient(client, sessionOptions(key)...)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open sftp session: %w", err), client.Close())
-	}
-	return newLink(key, conn, client, first), nil
+	return newLink(key, conn, ssh.NewClient(c, chans, requests))
 }
 
 func sessionOptions(key connKey) []sftp.ClientOption {

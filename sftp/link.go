@@ -50,7 +50,8 @@ type link struct {
 
 // channel is one SFTP session on the server.
 type channel struct {
-	client *sftp.Client
+	client *sftp.Client // for what is no batch
+	wire   *wire
 	users  int // guarded by link.mu
 }
 
@@ -61,17 +62,26 @@ type session struct {
 	slots   chan struct{}
 }
 
-func newLink(key connKey, conn *watchedConn, client *ssh.Client, first *sftp.Client) *link {
-	l := &link{
-		key: key, ssh: client, conn: conn, limit: maxSessions, used: time.Now(),
-		sessions: []*channel{{client: first}}, gone: make(chan struct{}),
+// newLink opens the first session on a connection.
+func newLink(key connKey, conn *watchedConn, client *ssh.Client) (*link, error) {
+	l := &link{key: key, ssh: client, conn: conn, limit: maxSessions, used: time.Now(), gone: make(chan struct{})}
+	first, err := l.openChannel()
+	if err != nil {
+		err = errors.Join(fmt.Errorf("open sftp session: %w", err), client.Close())
+		l.calls.Wait()
+		return nil, err
 	}
+	l.sessions = []*channel{first}
 	l.idle = time.AfterFunc(idleTimeout, l.closeIdle)
 	l.spawn(func() {
 		_ = client.Wait() // why it ended is told by the calls that failed
 		l.fail()
 	})
-	return l
+	return l, nil
+}
+
+func (l *link) openChannel() (*channel, error) {
+	return openWire(l.ssh, l.calls.Go, sessionOptions(l.key)...)
 }
 
 // spawn runs fn in a goroutine that close waits for. It does nothing and
@@ -164,20 +174,20 @@ func (l *link) session() (*session, error) {
 
 // openSession adds a session. A server that refuses is not asked again.
 func (l *link) openSession() {
-	client, err := sftp.NewClient(l.ssh, sessionOptions(l.key)...)
+	ch, err := l.openChannel()
 	l.mu.Lock()
 	l.opening = false
 	if err != nil {
 		l.limit = len(l.sessions)
 	}
 	if err == nil && !l.lost {
-		l.sessions = append(l.sessions, &channel{client: client})
-		client = nil
+		l.sessions = append(l.sessions, ch)
+		ch = nil
 	}
 	l.mu.Unlock()
-	if client != nil {
-		_ = client.Close() // the link is lost
-		_ = client.Wait()
+	if ch != nil {
+		_ = ch.client.Close() // the link is lost
+		_ = ch.client.Wait()
 	}
 }
 
@@ -271,7 +281,7 @@ func (s *session) call(ctx context.Context, fn func(c *sftp.Client) error) error
 		case err := <-done:
 			if isBroken(err) {
 				l.fail()
-				return fmt.Errorf("%w: %w", errLost, err)
+				return lost(err)
 			}
 			return err
 		case <-ctx.Done():
@@ -296,7 +306,7 @@ func isBroken(err error) bool {
 		return true
 	}
 	for _, broken := range []error{
-		sftp.ErrSSHFxConnectionLost, sftp.ErrSSHFxNoConnection,
+		errLost, sftp.ErrSSHFxConnectionLost, sftp.ErrSSHFxNoConnection,
 		io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed,
 	} {
 		if errors.Is(err, broken) {

@@ -75,6 +75,12 @@ func (c *ReplicaClient) store(ctx context.Context, key string, src *source, modT
 			modTime: modTime, exclusive: exclusive,
 		}
 		u.tmp = blob.TempName(u.dst, began)
+		if u.isSmall(src) {
+			size, err = u.runSmall(ctx, src)
+			if !errors.Is(err, errStepByStep) {
+				return err
+			}
+		}
 		size, err = u.run(ctx, src)
 		if err != nil && src.spent {
 			err = &finalError{err}
@@ -398,8 +404,13 @@ func (u *upload) syncDir(client *sftp.Client, dir string) error {
 			err = closeErr
 		}
 	}
+	return u.noFolderSync(dir, err)
+}
+
+// noFolderSync takes a refusal for what the server cannot do.
+func (u *upload) noFolderSync(dir string, err error) error {
 	if isRefused(err) || errors.Is(err, fs.ErrPermission) {
-		l.noDirSync.Store(true)
+		u.session.link.noDirSync.Store(true)
 		u.client.logger.Load().Debug("sftp server does not sync folders", "host", u.cn.key.addr, "folder", dir, "error", err)
 		return nil
 	}

@@ -21,6 +21,8 @@ type Proxy struct {
 	budget atomic.Int64 // bytes until all connections are cut; negative: no end
 	cuts   atomic.Int64
 	moved  atomic.Int64
+	turns  atomic.Int64
+	heard  atomic.Bool  // the server spoke last
 	delay  atomic.Int64 // nanoseconds that each read waits
 	wait   atomic.Pointer[chan struct{}]
 	refuse atomic.Bool
@@ -100,6 +102,10 @@ func (p *Proxy) Cuts() int { return int(p.cuts.Load()) }
 // Moved returns how many bytes went through in both directions.
 func (p *Proxy) Moved() int64 { return p.moved.Load() }
 
+// Turns returns how often a client spoke after the server had: with one
+// connection that does one thing at a time, the number of round trips.
+func (p *Proxy) Turns() int { return int(p.turns.Load()) }
+
 func (p *Proxy) accept() {
 	for {
 		client, err := p.ln.Accept()
@@ -126,13 +132,22 @@ func (p *Proxy) accept() {
 			_ = server.Close()
 			return
 		}
-		p.wg.Go(func() { p.pump(server, client) })
-		p.wg.Go(func() { p.pump(client, server) })
+		p.wg.Go(func() { p.pump(server, client, p.clientSpoke) })
+		p.wg.Go(func() { p.pump(client, server, p.serverSpoke) })
 	}
 }
 
-// pump moves bytes one way until one side ends.
-func (p *Proxy) pump(dst, src net.Conn) {
+func (p *Proxy) serverSpoke() { p.heard.Store(true) }
+
+func (p *Proxy) clientSpoke() {
+	if p.heard.Swap(false) {
+		p.turns.Add(1)
+	}
+}
+
+// pump moves bytes one way until one side ends, and tells of each piece before
+// it goes on.
+func (p *Proxy) pump(dst, src net.Conn, spoke func()) {
 	defer func() {
 		_ = src.Close()
 		_ = dst.Close()
@@ -151,6 +166,7 @@ func (p *Proxy) pump(dst, src net.Conn) {
 			<-*ch
 		}
 		n, cut := p.spend(n)
+		spoke()
 		if _, werr := dst.Write(buf[:n]); err == nil {
 			err = werr
 		}
