@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -75,10 +76,10 @@ func openWire(conn *ssh.Client, drain func(fn func()), opts ...sftp.ClientOption
 	if err != nil {
 		return nil, err
 	}
-	w := &wire{waiting: make(map[uint32]chan<- answer)}
-	var aside io.Reader
-	if w.in, err = s.StdinPipe(); err == nil {
-		w.out, err = s.StdoutPipe()
+	var in io.WriteCloser
+	var out, aside io.Reader
+	if in, err = s.StdinPipe(); err == nil {
+		out, err = s.StdoutPipe()
 	}
 	if err == nil {
 		aside, err = s.StderrPipe()
@@ -91,9 +92,19 @@ func openWire(conn *ssh.Client, drain func(fn func()), opts ...sftp.ClientOption
 		return nil, err
 	}
 	drain(func() { _, _ = io.Copy(io.Discard, aside) })
-	client, err := sftp.NewClientPipe(w, w, opts...)
+	ch, err := newChannel(in, out, opts...)
 	if err != nil {
 		_ = s.Close() // the server may have done so
+		return nil, err
+	}
+	return ch, nil
+}
+
+// newChannel greets a server.
+func newChannel(in io.WriteCloser, out io.Reader, opts ...sftp.ClientOption) (*channel, error) {
+	w := &wire{in: in, out: out, waiting: make(map[uint32]chan<- answer)}
+	client, err := sftp.NewClientPipe(w, w, opts...)
+	if err != nil {
 		return nil, err
 	}
 	return &channel{client: client, wire: w}, nil
@@ -116,8 +127,13 @@ func (w *wire) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the stream to the server.
-func (w *wire) Close() error { return w.in.Close() }
+// Close ends the stream to the server. The client calls it, too, when it does
+// not understand the server and reads no further.
+func (w *wire) Close() error {
+	err := w.in.Close()
+	w.fail(net.ErrClosed)
+	return err
+}
 
 // Read returns what the server answers to the client, and hands out answers to
 // batches.
