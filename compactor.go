@@ -140,8 +140,9 @@ func (c *Compactor) Compact(ctx context.Context, dstLevel int) (*ltx.FileInfo, e
 		return nil, fmt.Errorf("compact into level %d: level is not configured", dstLevel)
 	}
 	info, err := c.compact(ctx, dstLevel)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF) {
-		// Somebody else changed the replica: look again, once.
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, ErrNonContiguous) {
+		// Somebody else changed the replica, or the listing missed a file that
+		// had just come: look again, once.
 		c.Invalidate()
 		info, err = c.compact(ctx, dstLevel)
 	}

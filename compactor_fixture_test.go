@@ -49,6 +49,7 @@ type fixtureReplica struct {
 	puts, delCalls int
 	deletesLeft    int // deletions until the crash; negative is never
 	failPut        error
+	unseen         string // file that the next listing of its level leaves out
 }
 
 func newFixtureReplica(tb testing.TB, now func() time.Time) *fixtureReplica {
@@ -70,8 +71,12 @@ func (r *fixtureReplica) LTXFiles(_ context.Context, level int, seek ltx.TXID, _
 	defer r.mu.Unlock()
 	r.lists++
 	var a []*ltx.FileInfo
-	for _, f := range r.files {
+	for key, f := range r.files {
 		if f.info.Level == level && f.info.MinTXID >= seek {
+			if key == r.unseen {
+				r.unseen = ""
+				continue
+			}
 			info := f.info
 			a = append(a, &info)
 		}

@@ -417,6 +417,20 @@ func TestCompactor_ReplicaChangedByOthers(t *testing.T) {
 	}
 }
 
+// A listing may miss a file that had just come and have a newer one.
+func TestCompactor_FalseGap(t *testing.T) {
+	fx := newCompactorFixture(t)
+	fx.write(2, false)
+	fx.mustCompact(1)
+	fx.write(4, false)
+	fx.reopen()
+	fx.replica.unseen = fixtureKey(0, 3, 3)
+	fx.mustCompact(1)
+	if diff := cmp.Diff([]string{"1-2", "3-6"}, fx.replica.names(1)); diff != "" {
+		t.Errorf("level 1 (-want +got):\n%s", diff)
+	}
+}
+
 // The first file of a database is its whole content; a snapshot of the same
 // range makes copies of it on every level unnecessary.
 func TestCompactor_FirstFileIsNotSentAgain(t *testing.T) {

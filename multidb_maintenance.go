@@ -191,8 +191,9 @@ func (r *maintenanceRun) snapshot(ctx context.Context) error {
 // snapshot makes it unnecessary.
 func (r *maintenanceRun) compact(ctx context.Context, level int) error {
 	err := r.tryCompact(ctx, level, level == 1 && !r.listed.loaded)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF) {
-		// Somebody else changed the replica: look again, once.
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, ErrNonContiguous) {
+		// Somebody else changed the replica, or the listing missed a file that
+		// had just come: look again, once.
 		r.listed.loaded = false
 		err = r.tryCompact(ctx, level, false)
 	}
@@ -383,14 +384,20 @@ type listedReplica struct {
 	loaded bool
 }
 
-// load lists all levels, with one request where the client can.
+// load lists all levels, with one request where the client can, and again where
+// something is missing ahead of the newest position: that would cost a snapshot.
 func (r *listedReplica) load(ctx context.Context) error {
-	tree, err := listTree(ctx, r.ReplicaClient)
-	if err != nil {
+	var listErr error
+	_ = withoutFalseGaps(func() error { // a gap that stays is found again where it matters
+		tree, err := listTree(ctx, r.ReplicaClient)
+		if listErr = err; err != nil {
+			return err
+		}
+		r.tree, r.loaded = tree, true
+		_, err = planRestore(levelsOf(tree), 0, time.Time{})
 		return err
-	}
-	r.tree, r.loaded = tree, true
-	return nil
+	})
+	return listErr
 }
 
 // listTree returns the files of all levels.

@@ -30,6 +30,7 @@ type tenantReplica struct {
 	decoded    map[string]*replicaFile
 	during     func()                                     // called before and after requests
 	wrote      func(level int, minTXID, maxTXID ltx.TXID) // told of each file
+	unseen     []ltx.TXID                                 // of level 0, each by one listing
 }
 
 func (r *tenantReplica) interrupt() {
@@ -42,6 +43,11 @@ func (r *tenantReplica) LTXTree(ctx context.Context) (tree []*ltx.FileInfo, err 
 	r.counts["LIST"]++
 	defer r.interrupt()
 	tree, err = r.MemClient.LTXTree(ctx)
+	if len(r.unseen) > 0 {
+		txid := r.unseen[0]
+		r.unseen = r.unseen[1:]
+		tree = slices.DeleteFunc(tree, func(f *ltx.FileInfo) bool { return f.Level == 0 && f.MinTXID == txid })
+	}
 	if err != nil || !r.headerTime {
 		return tree, err
 	}

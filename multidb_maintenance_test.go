@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -177,7 +178,7 @@ func TestMaintenance_DamagedFile(t *testing.T) {
 }
 
 // Transactions that are missing on the replica are healed by a snapshot, which
-// needs one listing to be noticed.
+// needs two listings to be believed.
 func TestMaintenance_MissingFile(t *testing.T) {
 	fx := newTenantFixture(t)
 	fx.large()
@@ -186,7 +187,7 @@ func TestMaintenance_MissingFile(t *testing.T) {
 	fx.client.take()
 	fx.pass(time.Minute)
 	got := fx.client.take()
-	if got["LIST"] != 1 || got["PUT 9"] != 1 {
+	if got["LIST"] != 2 || got["PUT 9"] != 1 {
 		t.Errorf("requests %v", got)
 	}
 	if fx.plan(fx.client.listing(), fx.uploaded) == nil {
@@ -194,6 +195,30 @@ func TestMaintenance_MissingFile(t *testing.T) {
 	}
 	fx.pass(year)
 	fx.wantFiles(map[int][]string{0: {"6-6"}, 9: {"1-6"}})
+}
+
+// A listing may miss a file that had just come and have a newer one: that costs
+// another listing and no snapshot.
+func TestMaintenance_FalseGap(t *testing.T) {
+	for _, unseen := range [][]ltx.TXID{{3}, {6}, {3, 4}, {5, 3, 4, 2}} {
+		fx := newTenantFixture(t)
+		fx.large()
+		fx.commit(5, time.Second)
+		fx.client.take()
+		_ = fx.files.UnmarshalBinary([]byte("lost"))
+		fx.client.unseen = slices.Clone(unseen)
+		fx.pass(time.Minute)
+		lists := len(unseen) + 1
+		if unseen[0] == 6 {
+			lists = 1 // without the newest there is no gap
+		}
+		got := fx.client.take()
+		if got["LIST"] != lists || got["PUT 9"] != 0 {
+			t.Errorf("unseen %v: requests %v, want %d listings and no snapshot", unseen, got, lists)
+		}
+		fx.pass(year)
+		fx.wantFiles(map[int][]string{0: {"6-6"}, 9: {"1-6"}})
+	}
 }
 
 // A replica that refuses to delete does not keep a database from being

@@ -26,9 +26,17 @@ type Timeline struct {
 
 // OpenTimeline lists a replica. A replica without files is ErrNoBackups.
 func OpenTimeline(ctx context.Context, client ReplicaClient) (*Timeline, error) {
-	levels, err := listLevels(ctx, client, true)
-	if err != nil {
-		return nil, fmt.Errorf("read timeline: %w", err)
+	var levels levelFiles
+	var listErr error
+	_ = withoutFalseGaps(func() error { // one that stays is in the timeline
+		if levels, listErr = listLevels(ctx, client, true); listErr != nil {
+			return listErr
+		}
+		_, err := planRestore(levels, 0, time.Time{})
+		return err
+	})
+	if listErr != nil {
+		return nil, fmt.Errorf("read timeline: %w", listErr)
 	}
 	if countFiles(levels) == 0 {
 		return nil, ErrNoBackups

@@ -117,3 +117,14 @@ func TestTimeline_Spans(t *testing.T) {
 		t.Errorf("of nothing: %v", got)
 	}
 }
+
+// A listing may miss a file that had just come and have a newer one.
+func TestTimeline_FalseGap(t *testing.T) {
+	client := newMemReplica()
+	newSource(t, client, 1024, false).fill(5)
+	client.onList = func(info *ltx.FileInfo) bool { return client.lists > 10 || info.MinTXID != 3 }
+	got, err := litestream.OpenTimeline(t.Context(), client)
+	if err != nil || len(got.Points) != 5 || len(got.Unreachable) != 0 {
+		t.Errorf("got %+v, err=%v, want five points", got, err)
+	}
+}

@@ -248,6 +248,7 @@ func Verify(ctx context.Context, client ReplicaClient, opt VerifyOptions) (Verif
 		return v.res, fmt.Errorf("init replica client: %w", err)
 	}
 	var before []VerifyFinding
+	var reached ltx.TXID
 	for range maxVerifyLooks {
 		err := v.look(ctx)
 		switch {
@@ -256,10 +257,10 @@ func Verify(ctx context.Context, client ReplicaClient, opt VerifyOptions) (Verif
 			before = nil
 		case err != nil:
 			return v.res, err
-		case len(v.res.Findings) == 0 || sameFindings(before, v.res.Findings):
+		case len(v.res.Findings) == 0 || v.reached == reached && sameFindings(before, v.res.Findings):
 			return v.res, nil
 		default:
-			before = v.res.Findings
+			before, reached = v.res.Findings, v.reached
 		}
 		if err := wait(ctx, v.opt.knobs.pause); err != nil {
 			return v.res, err
@@ -301,17 +302,18 @@ type verification struct {
 	opt    VerifyOptions
 	res    VerifyResult
 
-	levels levelFiles          // of the look
-	expect []VerifyExpectation // of the look
-	bad    map[*ltx.FileInfo]bool
-	whole  map[*ltx.FileInfo]bool // files that were read and are what was written; nil: none were read
-	pages  *pageReader
+	levels  levelFiles          // of the look
+	expect  []VerifyExpectation // of the look
+	reached ltx.TXID            // where the newest chain of files ends, if that is at a gap
+	bad     map[*ltx.FileInfo]bool
+	whole   map[*ltx.FileInfo]bool // files that were read and are what was written; nil: none were read
+	pages   *pageReader
 }
 
 // look verifies the replica as one listing shows it.
 func (v *verification) look(ctx context.Context) (err error) {
 	v.res = VerifyResult{State: VerifyOK, Level: v.opt.Level}
-	v.bad, v.whole, v.expect = make(map[*ltx.FileInfo]bool), nil, nil
+	v.bad, v.whole, v.expect, v.reached = make(map[*ltx.FileInfo]bool), nil, nil, 0
 	if v.opt.Expect != nil {
 		if v.expect, err = v.opt.Expect(ctx); err != nil {
 			return err

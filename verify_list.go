@@ -40,6 +40,9 @@ func (v *verification) checkListing() {
 		return
 	}
 	if _, err := planRestore(usable, 0, time.Time{}); err != nil {
+		if chain := chainFiles(usable, 0, time.Time{}); len(chain) > 0 {
+			v.reached = chain[len(chain)-1].MaxTXID
+		}
 		v.find(VerifyFinding{VerifyMissingLost, VerifyList, "newest position", err.Error()})
 	}
 	v.checkPoints(usable)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/superfly/ltx"
 
 	litestream "github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/internal/knob"
@@ -77,5 +78,37 @@ func TestVerify_NoFalseAlarm(t *testing.T) {
 	t.Logf("%d looks, %d files read", looks, read)
 	if read == 0 {
 		t.Error("no file was read")
+	}
+}
+
+// A listing of a folder that is written to, or one of several pages, may miss a
+// file and have a newer one. That each misses another one is no damage; what
+// two in a row miss is.
+func TestVerify_FalseGap(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		hidden []ltx.TXID // by the first listing, the second and so on
+		lists  int
+		state  litestream.VerifyState
+	}{
+		{name: "seen at once", lists: 1, state: litestream.VerifyOK},
+		{name: "seen by the second", hidden: []ltx.TXID{3}, lists: 2, state: litestream.VerifyOK},
+		{name: "another one unseen", hidden: []ltx.TXID{3, 4, 2}, lists: 4, state: litestream.VerifyOK},
+		{name: "missing", hidden: []ltx.TXID{3, 3, 3, 3}, lists: 2, state: litestream.VerifyMissingLost},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			client := newMemReplica()
+			newSource(t, client, 1024, false).fill(5)
+			client.onList = func(info *ltx.FileInfo) bool {
+				listing := (client.lists - 1) / 10 // one request per level
+				return info.Level != 0 || listing >= len(tt.hidden) || info.MinTXID != tt.hidden[listing]
+			}
+			var opt litestream.VerifyOptions
+			opt.SetKnobs(time.Nanosecond, litestream.RestoreKnobs{ChunkBytes: 1 << 20, Stall: time.Minute})
+			res, err := litestream.Verify(t.Context(), client, opt)
+			if err != nil || res.State != tt.state || client.lists != 10*tt.lists {
+				t.Errorf("%s: %s after %d lists, err=%v; want %s after %d of each level", res.State, res.Summary(), client.lists, err, tt.state, tt.lists)
+			}
+		})
 	}
 }
