@@ -60,6 +60,15 @@ func (d *fleetDrill) forget(i uint32) {
 	delete(d.found, i)
 }
 
+// restart begins with other settings: nothing is saved up from before, but what
+// was spent ahead of an earlier budget stays spent.
+func (d *fleetDrill) restart(old DrillConfig) {
+	d.queue, d.more, d.refill, d.at, d.credit = nil, false, time.Time{}, time.Time{}, 0
+	if d.bytes = min(d.bytes, 0); old.Budget == 0 {
+		d.bytes = 0 // it was not bounded
+	}
+}
+
 // grow adds what the time since the last call allows.
 func (d *fleetDrill) grow(cfg DrillConfig, now time.Time) {
 	passed := tickInterval

@@ -119,3 +119,55 @@ func TestMultiDBManager_DrillBudget(t *testing.T) {
 		t.Errorf("%v bytes spent in half an hour: %s", got, f.m.DrillFacts())
 	}
 }
+
+// A drill that is turned on, bounded and turned off while the manager runs. What
+// it could have spent before does not count.
+func TestMultiDBManager_DrillReconfigure(t *testing.T) {
+	t.Parallel()
+	f := newMemFleet(t)
+	f.cfg.ScanInterval = time.Hour
+	f.rested(20)
+	f.open()
+	defer f.close()
+	waitFor(t, "the first backups", func() bool { return f.m.Counts()["clean"] == 20 })
+	drilled := func(d time.Duration) float64 {
+		for range 10 {
+			f.advance(d / 10)
+			f.m.DrillNow()
+			waitFor(t, "the drills to end", f.m.DrillIdle)
+		}
+		return fleetValue(t, f.reg, "litestream_multidb_drill_checks_total", "ok")
+	}
+	if n := drilled(48 * time.Hour); n != 0 {
+		t.Fatalf("%v databases were proven without a drill", n)
+	}
+	c := f.settings()
+	c.Drill.Interval = 20 * time.Hour
+	f.reconfigure(c)
+	f.m.DrillNow()
+	waitFor(t, "the drills to end", f.m.DrillIdle)
+	if n := drilled(time.Minute); n > 1 {
+		t.Errorf("%v databases were proven at once", n)
+	}
+	waitFor(t, "all to be proven", func() bool { return drilled(time.Hour) == 20 })
+
+	// 1 MiB a day are 64 requests: with 20 databases to prove within an hour it is
+	// the budget that counts.
+	c.Drill = litestream.DrillConfig{Interval: time.Hour, Budget: 1 << 20}
+	f.reconfigure(c)
+	before := drilled(0)
+	n := drilled(24*time.Hour) - before
+	if n == 0 || n > 40 {
+		t.Errorf("%v databases were proven in a day, want a few", n)
+	}
+	c.Drill.Interval = 0
+	f.reconfigure(c)
+	before = drilled(0)
+	if n := drilled(48 * time.Hour); n != before {
+		t.Errorf("%v databases were proven after the drill was turned off", n-before)
+	}
+	c.Drill.Interval = time.Second
+	if err := f.m.CheckSettings(t.Context(), c); err == nil {
+		t.Error("an interval of 1s was accepted")
+	}
+}

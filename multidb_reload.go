@@ -22,6 +22,7 @@ type MultiDBSettings struct {
 	HotDuration      time.Duration
 	DeletedRetention time.Duration
 	Checksums        bool
+	Drill            DrillConfig
 
 	Levels            CompactionLevels
 	SnapshotInterval  time.Duration
@@ -75,7 +76,7 @@ func (m *MultiDBManager) next(c MultiDBSettings) (*fleetSettings, *scan.Scanner,
 	to := &fleetSettings{cfg: from.cfg, tenants: from.tenants}
 	to.cfg.Patterns, to.cfg.Exclude = c.Patterns, c.Exclude
 	to.cfg.MaxHotDatabases, to.cfg.ScanInterval, to.cfg.HotDuration = c.MaxHotDatabases, c.ScanInterval, c.HotDuration
-	to.cfg.DeletedRetention, to.cfg.Checksums = c.DeletedRetention, c.Checksums
+	to.cfg.DeletedRetention, to.cfg.Checksums, to.cfg.Drill = c.DeletedRetention, c.Checksums, c.Drill
 	if err := to.cfg.Validate(); err != nil {
 		return nil, nil, err
 	}
@@ -273,6 +274,9 @@ func (m *MultiDBManager) swap(to *fleetSettings, scanner *scan.Scanner) (busy []
 		}
 	}
 	from := m.live.Swap(to)
+	if from.cfg.Drill != to.cfg.Drill {
+		m.drill.restart(from.cfg.Drill)
+	}
 	if scanner != nil {
 		m.scanner = scanner
 		m.scans.matches, m.scans.unmatched = nil, nil

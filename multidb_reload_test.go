@@ -18,7 +18,7 @@ func (f *memFleet) settings() litestream.MultiDBSettings {
 	return litestream.MultiDBSettings{
 		Patterns: f.cfg.Patterns, Exclude: f.cfg.Exclude,
 		MaxHotDatabases: f.cfg.MaxHotDatabases, ScanInterval: f.cfg.ScanInterval, HotDuration: f.cfg.HotDuration,
-		DeletedRetention: f.cfg.DeletedRetention, Checksums: f.cfg.Checksums,
+		DeletedRetention: f.cfg.DeletedRetention, Checksums: f.cfg.Checksums, Drill: f.cfg.Drill,
 		Levels: m.Levels, SnapshotInterval: m.SnapshotInterval, SnapshotRetention: m.SnapshotRetention,
 		L0Retention: m.L0Retention, RetentionEnabled: m.RetentionEnabled,
 	}

@@ -15,7 +15,7 @@ func (c *Config) fleetSettings() litestream.MultiDBSettings {
 	set := litestream.MultiDBSettings{
 		Patterns: s.Patterns, Exclude: s.Exclude,
 		MaxHotDatabases: s.MaxHotDatabases, ScanInterval: s.ScanInterval, HotDuration: s.HotDuration,
-		DeletedRetention: s.DeletedRetention, Checksums: s.Checksums,
+		DeletedRetention: s.DeletedRetention, Checksums: s.Checksums, Drill: s.Drill,
 		Levels:            all.Levels,
 		SnapshotInterval:  orDefault(m.Snapshot.Interval, all.SnapshotInterval),
 		SnapshotRetention: orDefault(m.Snapshot.Retention, all.SnapshotRetention),

@@ -55,6 +55,7 @@ var liveFleetKeys = map[string]bool{
 	"patterns": true, "exclude": true, "max-hot-databases": true, "scan-interval": true,
 	"write-detection.hot-duration": true, "deleted-retention": true, "checksums": true,
 	"snapshot.interval": true, "snapshot.retention": true, "levels": true, "l0-retention": true,
+	"drill.interval": true, "drill.budget": true,
 }
 
 // planReload compares two checked configurations. An error means that what

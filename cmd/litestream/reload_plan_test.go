@@ -82,11 +82,13 @@ logging: {level: debug}
 		{"FleetSame", planFleet, "\n\n" + planFleet + "  max-hot-databases: 1000\n  write-detection: {hot-duration: 15s}\n", ""},
 		{
 			"Fleet", planFleet, "multi-db:\n  enabled: true\n  patterns: [/d/p/*.db, /d/q/*.db]\n  exclude: [/d/p/x.db]\n  state-dir: /s2\n  max-hot-databases: 5\n" +
-				"  limits: {connections: 7}\n  write-detection: {hot-duration: 1s}\n  snapshot: {interval: 1h}\n  replica-template: {bucket: b2, path: '{{1}}'}\n",
+				"  limits: {connections: 7}\n  write-detection: {hot-duration: 1s}\n  snapshot: {interval: 1h}\n  drill: {interval: 24h, budget: 1GB}\n  replica-template: {bucket: b2, path: '{{1}}'}\n",
 			"change|multi-db.patterns||[/d/p/*.db] → [/d/p/*.db, /d/q/*.db]\nchange|multi-db.exclude||[] → [/d/p/x.db]\n" +
 				"keep-until-restart|multi-db.replica-template.bucket||b → b2\nkeep-until-restart|multi-db.state-dir||/s → /s2\n" +
 				"change|multi-db.max-hot-databases||1000 → 5\nchange|multi-db.write-detection.hot-duration||15s → 1s\n" +
-				"keep-until-restart|multi-db.limits.connections||1000 → 7\nchange|multi-db.snapshot.interval||not set → 1h0m0s\n",
+				"keep-until-restart|multi-db.limits.connections||1000 → 7\n" +
+				"change|multi-db.drill.interval||0s → 24h0m0s\nchange|multi-db.drill.budget||0 → 1000000000\n" +
+				"change|multi-db.snapshot.interval||not set → 1h0m0s\n",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
