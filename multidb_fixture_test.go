@@ -34,6 +34,10 @@ type memFleet struct {
 	log   logLines
 	ahead atomic.Int64 // of the clock of the manager, in nanoseconds
 
+	// remote returns the replica of a path, and with "" that of the folder that
+	// all lie in; nil: they lie in memory.
+	remote func(path string) litestream.ReplicaClient
+
 	// fail is asked about each operation on a tenant's replica.
 	fail atomic.Pointer[func(replica, op string, level int) error]
 	// hang makes uploads wait until their context is done.
@@ -206,12 +210,17 @@ func (f *memFleet) path(name string) string { return filepath.Join(f.dir, name) 
 func (f *memFleet) manager() *litestream.MultiDBManager {
 	f.t.Helper()
 	store := litestream.NewStore(f.named, nil)
-	m, err := litestream.NewMultiDBManager(f.cfg, store, litestream.TenantClients{
+	clients := litestream.TenantClients{
 		Root: f.root,
 		Tenant: func(t *litestream.Tenant) (litestream.ReplicaClient, error) {
 			return gateClient{hangingClient{f.client(t.ReplicaPath), &f.hang}, &f.gate}, nil
 		},
-	})
+	}
+	if f.remote != nil {
+		clients.Root = f.remote("")
+		clients.Tenant = func(t *litestream.Tenant) (litestream.ReplicaClient, error) { return f.remote(t.ReplicaPath), nil }
+	}
+	m, err := litestream.NewMultiDBManager(f.cfg, store, clients)
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -59,14 +59,15 @@ func randomShape(rng *rand.Rand) replicaShape {
 	return s
 }
 
-// verifyFixture is a replica in a folder, with the source that it is of and one
-// of another database with the same files.
+// verifyFixture is a replica in a folder or on a server, with the source that it
+// is of and one of another database with the same files.
 type verifyFixture struct {
 	t          *testing.T
 	rng        *rand.Rand
 	shape      replicaShape
 	src, other *source
 	dir        string            // of the copy that is damaged
+	server     *serverReplica    // nil: it lies in dir
 	touched    map[fileKey]bool  // in it
 	files      map[string][]byte // as they were written, by path
 	others     map[string][]byte
@@ -76,7 +77,12 @@ type verifyFixture struct {
 
 func newVerifyFixture(t *testing.T, rng *rand.Rand, checksums bool) *verifyFixture {
 	t.Helper()
-	f := &verifyFixture{t: t, rng: rng, shape: randomShape(rng)}
+	return newVerifyFixtureAt(t, rng, checksums, nil)
+}
+
+func newVerifyFixtureAt(t *testing.T, rng *rand.Rand, checksums bool, server *serverReplica) *verifyFixture {
+	t.Helper()
+	f := &verifyFixture{t: t, rng: rng, shape: randomShape(rng), server: server}
 	f.src, f.files = f.capture(checksums)
 	f.other, f.others = f.capture(checksums)
 	f.now = f.src.timeOf(f.src.txid).Add(time.Minute)
@@ -145,6 +151,10 @@ func (f *verifyFixture) reset() {
 func (f *verifyFixture) put(k fileKey, data []byte) {
 	f.t.Helper()
 	f.touched[k] = true
+	if f.server != nil {
+		f.server.put(k, data)
+		return
+	}
 	path := filepath.Join(f.dir, f.path(k))
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		f.t.Fatal(err)
@@ -160,6 +170,10 @@ func (f *verifyFixture) put(k fileKey, data []byte) {
 func (f *verifyFixture) remove(k fileKey) {
 	f.t.Helper()
 	f.touched[k] = true
+	if f.server != nil {
+		f.server.remove(k)
+		return
+	}
 	if err := os.Remove(filepath.Join(f.dir, f.path(k))); err != nil {
 		f.t.Fatal(err)
 	}
@@ -167,7 +181,19 @@ func (f *verifyFixture) remove(k fileKey) {
 
 func (f *verifyFixture) pick() fileKey { return f.shape.files[f.rng.IntN(len(f.shape.files))] }
 
-func (f *verifyFixture) client() *file.ReplicaClient { return file.NewReplicaClient(f.dir) }
+func (f *verifyFixture) get(k fileKey) ([]byte, error) {
+	if f.server != nil {
+		return f.server.client.ReadObject(f.t.Context(), f.server.name(k))
+	}
+	return os.ReadFile(filepath.Join(f.dir, f.path(k)))
+}
+
+func (f *verifyFixture) client() litestream.ReplicaClient {
+	if f.server != nil {
+		return f.server.client
+	}
+	return file.NewReplicaClient(f.dir)
+}
 
 // points returns which of the ends of files of level 0 and 1 are restorable with
 // some of the files, by a search of its own.
@@ -477,7 +503,7 @@ func neverWrong(f *verifyFixture, res litestream.VerifyResult) {
 			if k.max, err = ltx.ParseTXID(maxText); err != nil {
 				f.t.Fatal(err)
 			}
-			if kept[k], err = os.ReadFile(filepath.Join(f.dir, f.path(k))); err != nil {
+			if kept[k], err = f.get(k); err != nil {
 				f.t.Fatal(err)
 			}
 			f.remove(k)
