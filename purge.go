@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,9 +44,12 @@ type RemnantClient interface {
 
 // KeptVersions is what a storage keeps of files that were deleted.
 type KeptVersions struct {
-	Versions int   // of files
-	Bytes    int64 // of these
+	Versions int   // of files, snapshots included
+	Bytes    int64 // of these, and of what can be undeleted
 	Markers  int   // that say that a file was deleted
+
+	Undeletable      int       // files that the storage can bring back (soft delete)
+	UndeletableUntil time.Time // when it deletes the last one of them by itself
 
 	Locked      int       // versions that nobody may delete yet
 	LockedUntil time.Time // when the last one of them may be
@@ -58,7 +62,7 @@ type KeptVersions struct {
 }
 
 // Any reports whether something is kept.
-func (k *KeptVersions) Any() bool { return k != nil && k.Versions+k.Markers > 0 }
+func (k *KeptVersions) Any() bool { return k != nil && k.Versions+k.Markers+k.Undeletable > 0 }
 
 // VersionKeeper is implemented by clients whose storage may keep versions of
 // what was deleted.
@@ -86,6 +90,9 @@ func (r *PurgeResult) Objects() int { return r.Files + r.V03 + r.Rest }
 
 // ErrNotPurged means that something lies there after everything was deleted.
 var ErrNotPurged = errors.New("the replica is not empty after everything was deleted")
+
+// isServer are the kinds of storage that may keep copies and cannot tell.
+var isServer = map[string]bool{"sftp": true, "webdav": true, "nats": true}
 
 // maxPurgeNames bounds what an error names.
 const maxPurgeNames = 5
@@ -139,6 +146,8 @@ func PurgeReplica(ctx context.Context, client ReplicaClient) (*PurgeResult, erro
 		if res.Kept, err = k.KeptVersions(ctx); err != nil {
 			return res, fmt.Errorf("everything was deleted, but what the storage keeps cannot be told: %w", err)
 		}
+	} else if isServer[client.Type()] {
+		res.Kept = &KeptVersions{Untold: []string{"copies that the server keeps (versions, snapshots, a trash): it cannot be asked for them"}}
 	}
 	return res, nil
 }
@@ -154,21 +163,36 @@ func listPurge(ctx context.Context, client ReplicaClient) (*purgeList, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list files: %w", err)
 	}
-	p := &purgeList{files: files}
+	remnants, err := listRemnants(ctx, client)
+	return &purgeList{files: files, remnants: remnants}, err
+}
+
+// listRemnants returns what lies of a database beside its files.
+func listRemnants(ctx context.Context, client ReplicaClient) ([]Remnant, error) {
 	rc, ok := client.(RemnantClient)
 	if !ok {
-		return p, nil
+		return nil, nil
 	}
 	remnants, err := rc.Remnants(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list what lies beside the files: %w", err)
 	}
-	for _, r := range remnants {
-		if _, ok := v03.ParseName(r.Name); ok || r.Kind != RemnantV03 {
-			p.remnants = append(p.remnants, r) // else it may be of a database with such a name
-		}
+	return slices.DeleteFunc(remnants, func(r Remnant) bool {
+		_, ok := v03.ParseName(r.Name)
+		return r.Kind == RemnantV03 && !ok // it may be of a database with such a name
+	}), nil
+}
+
+// deleteRemnants deletes what lies of a database beside its files.
+func deleteRemnants(ctx context.Context, client ReplicaClient) error {
+	remnants, err := listRemnants(ctx, client)
+	if err != nil || len(remnants) == 0 {
+		return err
 	}
-	return p, nil
+	if err := client.(RemnantClient).DeleteRemnants(ctx, remnants); err != nil {
+		return fmt.Errorf("delete what lies beside the files: %w", err)
+	}
+	return nil
 }
 
 func (p *purgeList) result() *PurgeResult {

@@ -39,6 +39,7 @@ var permanentCodes = map[string]string{
 	"AuthorizationSourceIPMismatch":            "allow the SAS token this machine's address",
 	"InsufficientAccountPermissions":           "allow the account's credentials to write",
 	"AccountRequiresHttps":                     "use an https endpoint",
+	"SnapshotsPresent":                         "delete the snapshots of the blob, or set retention.enabled to false",
 	"BlobImmutableDueToPolicy":                 "the container's immutability policy forbids it: set retention.enabled to false, or change the policy",
 	"BlobAccessTierNotSupportedForAccountType": "use a general-purpose v2 account",
 	"UnsupportedHeader":                        "the server does not know this kind of request",

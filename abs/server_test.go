@@ -29,6 +29,7 @@ func TestReplicaClient_Azurite(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *servers.AzureServer){
 		"Contract": testContract, "CutUpload": testCutUpload, "CutDownload": testCutDownload, "LostAnswer": testLostAnswer,
 		"Refusals": testRefusals, "LostMetadata": testLostMetadata, "SAS": testSAS, "TwoWriters": testTwoWriters,
+		"Purge": testPurge, "PurgeSnapshots": testPurgeSnapshots,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, srv) })
 	}

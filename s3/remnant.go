@@ -8,7 +8,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream"
 )
@@ -52,7 +51,7 @@ func (s *session) uploads(ctx context.Context) (remnants []litestream.Remnant, e
 		}
 		for _, u := range out.Uploads {
 			name := strings.TrimPrefix(aws.ToString(u.Key), root)
-			if s.isFile(aws.ToString(u.Key)) {
+			if s.prefix().IsFile(aws.ToString(u.Key)) {
 				remnants = append(remnants, litestream.Remnant{Kind: litestream.RemnantUpload, Name: name, Upload: aws.ToString(u.UploadId)})
 			}
 		}
@@ -64,13 +63,6 @@ func (s *session) uploads(ctx context.Context) (remnants []litestream.Remnant, e
 		}
 		in.KeyMarker, in.UploadIdMarker = out.NextKeyMarker, out.NextUploadIdMarker
 	}
-}
-
-// isFile reports whether a key is that of an LTX file of this path.
-func (c *ReplicaClient) isFile(key string) bool {
-	_, name, ok := c.prefix().Split(key)
-	_, _, err := ltx.ParseFilename(name)
-	return ok && err == nil
 }
 
 // DeleteRemnants aborts uploads, one request for each, and deletes objects.

@@ -125,7 +125,7 @@ func (v *versions) list(ctx context.Context, prefix string) error {
 // path.
 func (v *versions) ours(key string) bool {
 	rel, ok := strings.CutPrefix(key, v.v03Root())
-	return v.isFile(key) || ok && isBackup(rel)
+	return v.prefix().IsFile(key) || ok && isBackup(rel)
 }
 
 // trim keeps the newest versions: those that are locked for longest, where all

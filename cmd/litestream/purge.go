@@ -205,7 +205,8 @@ func keptVersions(k *litestream.KeptVersions) *control.KeptVersions {
 		return nil
 	}
 	return &control.KeptVersions{
-		Versions: k.Versions, Bytes: k.Bytes, Markers: k.Markers, LockAsked: k.Asked, Locked: k.Locked,
+		Versions: k.Versions, Bytes: k.Bytes, Markers: k.Markers,
+		Undeletable: k.Undeletable, Until: timeOrNil(k.UndeletableUntil), LockAsked: k.Asked, Locked: k.Locked,
 		LockedUntil: timeOrNil(k.LockedUntil), LegalHolds: k.Held, DefaultLock: k.DefaultLock, Untold: k.Untold,
 	}
 }
@@ -383,9 +384,13 @@ func (p *purge) printKept() {
 	if k == nil {
 		return
 	}
+	bytes := humanize.IBytes(uint64(max(k.Bytes, 0)))
 	if k.Versions+k.Markers > 0 {
-		printf(w, "Warning: the bucket keeps versions: %s of files (%s), and %s.\n",
-			countOf(k.Versions, "version"), humanize.IBytes(uint64(max(k.Bytes, 0))), countOf(k.Markers, "delete marker"))
+		printf(w, "Warning: the bucket keeps versions: %s of files (%s), and %s.\n", countOf(k.Versions, "version"), bytes, countOf(k.Markers, "delete marker"))
+	}
+	if k.Undeletable > 0 {
+		printf(w, "Warning: the storage can bring back %s (%s) that %s deleted (soft delete)%s.\n",
+			countOf(k.Undeletable, "file"), bytes, wasWere(k.Undeletable), untilText(k.Until))
 	}
 	if k.Locked > 0 && k.LockedUntil != nil {
 		printf(w, "Of %d that were asked for, %d are locked, the last one until %s.\n", k.LockAsked, k.Locked, k.LockedUntil.Format(time.RFC3339))
@@ -400,6 +405,35 @@ func (p *purge) printKept() {
 		printf(w, "Not told: %s\n", s)
 	}
 	if k.Versions+k.Markers > 0 {
-		printf(w, "A lifecycle rule removes them for good when no lock holds them: NoncurrentVersionExpiration and ExpiredObjectDeleteMarker.\n")
+		printf(w, "A lifecycle rule of the bucket removes versions for good when no lock holds them%s.\n", lifecycleRule(p.src.client.Type()))
+	}
+}
+
+func wasWere(n int) string {
+	if n == 1 {
+		return "was"
+	}
+	return "were"
+}
+
+// untilText tells when the storage deletes by itself what it can bring back.
+func untilText(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return ", until " + t.Format(time.RFC3339) + " at the latest"
+}
+
+// lifecycleRule names what removes versions from a kind of storage.
+func lifecycleRule(kind string) string {
+	switch kind {
+	case replicaTypeS3, "oss":
+		return ": NoncurrentVersionExpiration and ExpiredObjectDeleteMarker"
+	case "gs":
+		return ": Delete with daysSinceNoncurrentTime"
+	case "abs":
+		return ": delete of versions and of snapshots"
+	default:
+		return ""
 	}
 }

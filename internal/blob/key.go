@@ -52,3 +52,15 @@ func (r Root) Split(key string) (level int, name string, ok bool) {
 	}
 	return int(rest[0] - '0'), rest[2:], true
 }
+
+// IsFile reports whether a key is that of an LTX file of this root.
+func (r Root) IsFile(key string) bool { return isFile(r.Split(key)) }
+
+// isFile reports whether Split took the key of an LTX file apart.
+func isFile(_ int, name string, ok bool) bool {
+	if !ok {
+		return false
+	}
+	_, _, err := ltx.ParseFilename(name)
+	return err == nil
+}

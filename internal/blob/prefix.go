@@ -49,3 +49,6 @@ func (p Prefix) Split(key string) (level int, name string, ok bool) {
 	}
 	return int(rest[0] - '0'), rest[2:], true
 }
+
+// IsFile reports whether a key is that of an LTX file of this path.
+func (p Prefix) IsFile(key string) bool { return isFile(p.Split(key)) }

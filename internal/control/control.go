@@ -129,6 +129,8 @@ type KeptVersions struct {
 	Versions    int        `json:"versions"`
 	Bytes       int64      `json:"bytes"`
 	Markers     int        `json:"delete_markers"`
+	Undeletable int        `json:"undeletable"` // files that the storage can bring back
+	Until       *time.Time `json:"undeletable_until,omitempty"`
 	LockAsked   int        `json:"lock_asked"` // versions whose lock was asked for
 	Locked      int        `json:"locked"`
 	LockedUntil *time.Time `json:"locked_until,omitempty"`

@@ -115,6 +115,7 @@ func (s *Server) deleteBatch(c *call, b *bucket) *apiError {
 	s.mu.Lock()
 	for _, obj := range in.Object {
 		delete(b.objects, obj.Key)
+		b.note(obj.Key, nil)
 		if out.EncodingType == "url" {
 			obj.Key = url.QueryEscape(obj.Key)
 		}

@@ -58,12 +58,20 @@ func New(o Options) *Server {
 func (s *Server) Requests() int64 { return s.requests.Load() }
 
 // CreateBucket makes an empty bucket. In one that keeps versions, requests not to
-// overwrite have no effect, as with the service; of its versions only the newest
-// is kept.
+// overwrite have no effect, as with the service; its versions can be listed, and
+// only the newest be read.
 func (s *Server) CreateBucket(name string, versioned bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.buckets[name] = &bucket{versioned: versioned, objects: make(map[string]*object), uploads: make(map[string]*upload)}
+}
+
+// SetRetention gives a bucket a policy that locks each object for some days; a
+// policy that is not locked can be taken back. Nothing is refused by it.
+func (s *Server) SetRetention(bucketName string, days int, locked bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.buckets[bucketName].retention = &retention{days, locked}
 }
 
 // Put stores an object past the protocol, Get returns one, and Keys the names
@@ -93,6 +101,14 @@ func (s *Server) Keys(bucketName string) []string {
 	return s.buckets[bucketName].sorted("", "")
 }
 
+// StartUpload begins a multipart upload past the protocol, which nobody ends.
+func (s *Server) StartUpload(bucketName, key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.buckets[bucketName]
+	b.uploads[fmt.Sprintf("P%024X", s.requests.Add(1))] = &upload{key: key, parts: make(map[int]*object)}
+}
+
 // Uploads returns the number of multipart uploads of a bucket that are neither
 // complete nor aborted.
 func (s *Server) Uploads(bucketName string) int {
@@ -106,6 +122,8 @@ type bucket struct {
 	versioned bool
 	objects   map[string]*object
 	uploads   map[string]*upload
+	versions  []version // in the order in which they came
+	retention *retention
 }
 
 // object is stored content, which never changes.
@@ -254,6 +272,12 @@ func (s *Server) serveBucket(c *call, b *bucket) *apiError {
 	switch m := c.r.Method; {
 	case m == http.MethodGet && c.query.Get("list-type") == "2":
 		return s.list(c, b)
+	case m == http.MethodGet && c.has("uploads"):
+		return s.listUploads(c, b)
+	case m == http.MethodGet && c.has("versions"):
+		return s.listVersions(c, b)
+	case m == http.MethodGet && c.has("worm"):
+		return s.getRetention(c, b)
 	case m == http.MethodPost && c.has("delete"):
 		return s.deleteBatch(c, b)
 	}
@@ -315,6 +339,7 @@ func (s *Server) store(c *call, b *bucket, obj *object) *apiError {
 		return refuse(http.StatusConflict, "FileAlreadyExists", "The object you specified already exists and can not be overwritten.")
 	}
 	b.objects[c.key] = obj
+	b.note(c.key, obj)
 	if b.versioned {
 		c.w.Header().Set("X-Oss-Version-Id", "v"+c.id)
 	}
