@@ -272,6 +272,7 @@ const catalogFile = "catalog"
 // known. It is called at the start, and when the replica
 // is reached for the first time.
 func (m *MultiDBManager) checkCatalog() {
+	m.loadRemovals()
 	clean := m.reg.Info().Clean
 	b, err := os.ReadFile(filepath.Join(m.cfg().StateDir, catalogFile))
 	m.mu.Lock()

@@ -369,6 +369,47 @@ func TestMultiDBCatalog_Removed(t *testing.T) {
 	f.closeChecked()
 }
 
+// A process that could not write the catalog any more after it deleted a replica
+// leaves no entry behind for ever. A database that came back keeps its own.
+func TestMultiDBCatalog_RemovedUnwritten(t *testing.T) {
+	t.Parallel()
+	f := newMemFleet(t)
+	f.cfg.DeletedRetention = 24 * time.Hour
+	f.setup = func(m *litestream.MultiDBManager) { m.Tune(knob.Fleet{Catalog: time.Millisecond}) }
+	names := f.rested(20)
+	f.open()
+	f.replicated()
+	for _, name := range names[3:6] {
+		removeDB(t, f.path(name))
+		f.awaitState(name, "gone")
+	}
+	f.awaitCatalogIdle()
+	f.breaks(func(replica, op string, _ int) error {
+		if replica == "" && op == testutil.OpWriteObject {
+			return errors.New("broken")
+		}
+		return nil
+	})
+	f.advance(25 * time.Hour)
+	for _, name := range names[3:6] {
+		f.awaitState(name, "")
+	}
+	f.close()
+	f.breaks(nil)
+	if n := len(catalogOf(t, f.root)); n != 20 {
+		t.Fatalf("%d entries, want those from before", n)
+	}
+	makeRestedRows(t, f.path(names[4]), 2)
+	f.open()
+	f.replicated()
+	if got := f.closeChecked(); len(got) != 18 {
+		t.Errorf("%d entries, want 18: %+v", len(got), got)
+	}
+	if _, err := os.Stat(filepath.Join(f.cfg.StateDir, "catalog-removed")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what was to be removed is still noted: %v", err)
+	}
+}
+
 // Of two daemons that replicate to one place the second one to write says so,
 // and the catalog stays readable.
 func TestMultiDBCatalog_Rivals(t *testing.T) {

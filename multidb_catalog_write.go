@@ -122,12 +122,19 @@ func (m *MultiDBManager) catalogWrite(ctx context.Context) error {
 		m.catalogUndo(from)
 		return err
 	}
+	var written []string
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	c.stale = false
+	for path, mark := range c.removed {
+		if mark != markDirty {
+			written = append(written, path)
+		}
+	}
 	if from == markBase {
 		maps.DeleteFunc(c.removed, func(_ string, mark uint8) bool { return mark != markDirty })
 	}
+	m.mu.Unlock()
+	m.settleRemovals(written)
 	return nil
 }
 

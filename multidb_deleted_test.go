@@ -184,3 +184,66 @@ func TestMultiDBManager_DeletedWhileHot(t *testing.T) {
 	}
 	f.close()
 }
+
+// A file that came back and that no scan has met yet keeps its replica.
+func TestMultiDBManager_DeletedBackUnseen(t *testing.T) {
+	t.Parallel()
+	f := newMemFleet(t)
+	f.cfg.DeletedRetention = 24 * time.Hour
+	f.cfg.ScanInterval = time.Hour // of the real clock
+	makeRestedRows(t, f.path("other.db"), 1)
+	makeRestedRows(t, f.path("a.db"), 3)
+	f.open()
+	f.awaitCounts(map[string]int{"clean": 2})
+	removeDB(t, f.path("a.db"))
+	f.m.ScanNow()
+	f.awaitState("a.db", "gone")
+	makeRestedRows(t, f.path("a.db"), 5)
+	f.advance(25 * time.Hour)
+	waitFor(t, "the look at the file", func() bool { return f.log.has("its file is there again") > 0 })
+	if n := f.client("a").Count(testutil.OpDeleteAll); n != 0 || len(f.client("a").Files(0)) == 0 {
+		t.Errorf("%d deletions, %d files", n, len(f.client("a").Files(0)))
+	}
+	f.m.ScanNow()
+	f.awaitState("a.db", "clean")
+	f.rows("a", 5)
+	if n := len(f.client("a").Files(0)); n < 2 {
+		t.Errorf("%d files: what there was is gone", n)
+	}
+	f.advance(25 * time.Hour)
+	f.close()
+	f.rows("a", 5)
+}
+
+// A deletion that fails is seen, tried again, and done in the end.
+func TestMultiDBManager_DeletedFails(t *testing.T) {
+	t.Parallel()
+	f := newMemFleet(t)
+	f.cfg.DeletedRetention = time.Hour
+	makeRestedRows(t, f.path("other.db"), 1)
+	makeRestedRows(t, f.path("a.db"), 3)
+	f.open()
+	f.awaitCounts(map[string]int{"clean": 2})
+	f.breaks(func(replica, op string, _ int) error {
+		if replica == "a" && op == testutil.OpDeleteAll {
+			return errors.New("object is locked")
+		}
+		return nil
+	})
+	removeDB(t, f.path("a.db"))
+	f.awaitState("a.db", "gone")
+	f.advance(2 * time.Hour)
+	waitFor(t, "the first failure", func() bool { return f.log.has("object is locked") > 0 })
+	for n := f.client("a").Count(testutil.OpDeleteAll); n < 4; n = f.client("a").Count(testutil.OpDeleteAll) {
+		f.advance(2 * time.Hour)
+		waitFor(t, "another try", func() bool { return f.client("a").Count(testutil.OpDeleteAll) > n })
+	}
+	f.awaitState("a.db", "gone")
+	f.rows("a", 3)
+	f.breaks(nil)
+	f.advance(2 * time.Hour)
+	f.awaitState("a.db", "")
+	if got := f.closeChecked(); len(got) != 1 {
+		t.Errorf("catalog: %+v", got)
+	}
+}

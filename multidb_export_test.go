@@ -83,3 +83,10 @@ func (m *MultiDBManager) HotFacts() (lines []string) {
 
 // len returns how many databases need maintenance some day.
 func (q *upkeepQueue) len() int { return len(q.heap) }
+
+// ScanNow scans and returns when that has ended.
+func (m *MultiDBManager) ScanNow() {
+	done := make(chan struct{})
+	m.scanAsked <- done
+	<-done
+}

@@ -78,9 +78,14 @@ func (t *tenantMaintainer) run(ctx context.Context, target tenantTarget) error {
 	return fmt.Errorf("maintain %s: %w", r.Path, errNoProgress)
 }
 
-// deleteReplica deletes everything that was replicated of a database.
+// deleteReplica deletes everything that was replicated of a database, and what
+// lies beside it.
 func (t *tenantMaintainer) deleteReplica(ctx context.Context, path string, client ReplicaClient) error {
-	if err := client.DeleteAll(ctx); err != nil {
+	err := client.DeleteAll(ctx)
+	if err == nil {
+		err = deleteRemnants(ctx, client)
+	}
+	if err != nil {
 		return fmt.Errorf("delete the replica of %s, which is gone: %w", path, err)
 	}
 	t.logger().Info("replica of a deleted database was deleted", "db", path)

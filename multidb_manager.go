@@ -89,6 +89,7 @@ type MultiDBManager struct {
 	paths          map[uint64]uint32 // replica paths, where the template does not keep them apart
 	upkeep         *upkeepQueue
 	catalog        *fleetCatalog
+	removals       *catalogRemovals
 	yieldSet       time.Time             // when yield was chosen
 	underway       map[uint32]*upkeepRun // maintenance that runs
 	upkeepFailures map[uint32]uint8      // in a row
@@ -199,6 +200,7 @@ func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
 	m.logger = slog.New(m.logLimit)
 	m.run, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	m.catalog = newFleetCatalog(m.cfg(), m.clients.Root, m.knobs.Catalog)
+	m.removals = newCatalogRemovals(m.cfg().StateDir)
 	if m.reg, err = registry.Open(ctx, m.cfg().StateDir, registry.Options{Logger: m.logger, BootID: m.bootID()}); err != nil {
 		return err
 	}

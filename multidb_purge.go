@@ -156,7 +156,7 @@ func (m *MultiDBManager) purge(ctx context.Context, i uint32, path string, clien
 		res, err = PurgeReplica(ctx, client)
 	}
 	if res != nil && err == nil {
-		err = removeTenantLedger(m.cfg().StateDir, path)
+		err = errors.Join(m.noteRemoval(path), removeTenantLedger(m.cfg().StateDir, path))
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -181,7 +181,7 @@ func (m *MultiDBManager) purgeUnknown(ctx context.Context, path string, client R
 	if err != nil {
 		return res, err
 	}
-	err = removeTenantLedger(m.cfg().StateDir, path)
+	err = errors.Join(m.noteRemoval(path), removeTenantLedger(m.cfg().StateDir, path))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.table.FindPath(path); !ok {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -160,7 +163,7 @@ func (m *MultiDBManager) endUpkeepLocked(i uint32, s *DBState, run *upkeepRun, e
 	switch {
 	case errors.Is(err, errViewMoved), errors.Is(err, errPositionGone):
 		due = m.now().Add(upkeepSoon) // the database was written to at that moment
-	case errors.Is(err, errPatternEmpty):
+	case errors.Is(err, errPatternEmpty), errors.Is(err, errFileBack):
 		due = m.now().Add(maxUpkeepRetry)
 		m.logger.Warn("the replica of a deleted database is kept", "db", path, "reason", err)
 	case err != nil:
@@ -229,8 +232,8 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 	files := run.files
 	m.mu.Unlock()
 	if gone && (doomed || !deleted.IsZero() && !deleted.After(m.now())) {
-		if !doomed && m.matchesNothing(t.Pattern) {
-			return errPatternEmpty
+		if err := m.checkExpired(path, t.Pattern); err != nil && !doomed {
+			return err
 		}
 		return m.deleteTenant(ctx, i, path, client)
 	}
@@ -249,6 +252,24 @@ func (m *MultiDBManager) maintainOne(ctx context.Context, i uint32, path string,
 // volume that is not mounted looks as if everything was deleted, and then no
 // replica may be.
 var errPatternEmpty = errors.New("its pattern matches nothing, as if a volume was not mounted")
+
+// errFileBack means that there is a file that no scan has met yet.
+var errFileBack = errors.New("its file is there again")
+
+// checkExpired returns why the replica of a database that was deleted is not
+// deleted although its time is over. The last scan may be older than the file.
+func (m *MultiDBManager) checkExpired(path string, pattern int) error {
+	if m.matchesNothing(pattern) {
+		return errPatternEmpty
+	}
+	switch _, err := os.Lstat(path); {
+	case err == nil:
+		return errFileBack
+	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("look whether a deleted database is there again: %w", err)
+	}
+	return nil
+}
 
 func (m *MultiDBManager) matchesNothing(pattern int) bool {
 	m.mu.Lock()
@@ -282,6 +303,9 @@ func (m *MultiDBManager) deleteTenant(ctx context.Context, i uint32, path string
 		return nil
 	}
 	if err := m.upkeeper().deleteReplica(ctx, path, client); err != nil {
+		return err
+	}
+	if err := m.noteRemoval(path); err != nil {
 		return err
 	}
 	err := removeTenantLedger(m.cfg().StateDir, path)
