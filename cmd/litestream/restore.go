@@ -113,6 +113,7 @@ func (a *app) parseRestore(args []string) (*restoreOptions, error) {
 		if f.Name == "parallelism" {
 			o.fleet.parallelism = o.opt.Parallelism
 		}
+		o.fleet.nowhere = o.fleet.nowhere || f.Name == "o" && o.opt.OutputPath == ""
 		if isFleetFlag(f.Name) {
 			o.fleet.only = f.Name
 		}

@@ -29,6 +29,7 @@ type fleetFlags struct {
 	journal string
 
 	parallelism int    // 0: not given
+	nowhere     bool   // -o is given, and empty
 	only        string // a flag that means something for many databases only
 }
 
@@ -81,6 +82,8 @@ func (o *restoreOptions) checkFleet(args []string) error {
 	switch {
 	case len(args) > 0:
 		return fmt.Errorf("cannot specify %s with -all, -glob, -tenant or -from", args[0])
+	case f.nowhere:
+		return errors.New("-o is empty: leave it out to restore everything to its place, or name a folder")
 	case o.opt.TXID != 0:
 		return errors.New("cannot specify -txid for more than one database")
 	case o.opt.Follow:

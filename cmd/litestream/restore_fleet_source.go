@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"net/url"
 	"path"
 	"path/filepath"
@@ -38,6 +39,9 @@ type fleetSource struct {
 	catalogs []litestream.CatalogSource
 	known    []uint64 // hashes of the replicas that the catalog tells of
 	unlisted int      // replicas of which it does not tell
+
+	missing map[string]bool // variables that -tenant asks for, as long as no database has them
+	looked  bool            // there was a database that could have
 
 	unclear int      // replicas that do not tell their database
 	others  int      // replicas of other configurations
@@ -141,6 +145,10 @@ func (s *fleetSource) match(f *fleetFlags) (func(*litestream.FleetRestoreEntry) 
 			want[name] = value
 		}
 	}
+	s.missing = make(map[string]bool)
+	for name := range want {
+		s.missing[name] = true
+	}
 	return func(e *litestream.FleetRestoreEntry) bool {
 		file := "/" + strings.TrimPrefix(e.Path, "/")
 		byPath := slices.ContainsFunc(globs, func(g string) bool {
@@ -156,7 +164,13 @@ func (s *fleetSource) hasVariables(e *litestream.FleetRestoreEntry, want map[str
 	if err != nil || e.Foreign {
 		return false
 	}
+	s.looked = true
 	vars := t.Variables()
+	for name := range s.missing {
+		if _, ok := vars[name]; ok {
+			delete(s.missing, name)
+		}
+	}
 	for name, value := range want {
 		if got, ok := vars[name]; !ok || got != value {
 			return false
@@ -326,6 +340,9 @@ func (s *fleetSource) nothing(total, deleted int) error {
 	switch {
 	case total > 0 || s.unclear > 0:
 		return nil
+	case len(s.missing) > 0 && s.looked:
+		return fmt.Errorf("no database matches in %s: none has a variable %s, which the patterns and the template of replica paths name",
+			s.name, strings.Join(slices.Sorted(maps.Keys(s.missing)), ", "))
 	case deleted > 0:
 		return fmt.Errorf("no database matches in %s but %d whose files were deleted (-deleted restores them)", s.name, deleted)
 	case len(s.known) > 0 && s.others == 0:

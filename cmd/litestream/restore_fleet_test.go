@@ -95,12 +95,13 @@ func TestRestore_FleetChoice(t *testing.T) {
 	for i, tt := range []struct {
 		args string
 		want []string // database paths
-		base string   // what they lie below
+		err  string   // of a choice of none
 	}{
 		{"-config c.yml -glob " + dir + "/data/*1/**", []string{paths[2], paths[5], paths[8], paths[11]}, ""},
 		{"-config c.yml -glob named.db -glob t00.db -list", []string{paths[0], paths[1]}, ""},
 		{"-config c.yml -tenant tenant=t05", []string{paths[6]}, ""},
-		{"-config c.yml -tenant tenant=t05,project=other", nil, ""},
+		{"-config c.yml -tenant tenant=t05,project=other", nil, "no database matches in file://"},
+		{"-config c.yml -tenant tenat=t05,project=other", nil, "none has a variable tenat, which"},
 		{"-from " + url + " -glob t01.db -order small", []string{paths[2]}, ""},
 		{"-from " + url + "/ -glob t01 -order small", []string{"p 1/t01"}, ""}, // of which only a listing tells
 	} {
@@ -112,7 +113,7 @@ func TestRestore_FleetChoice(t *testing.T) {
 		out := filepath.Join(dir, "out", string(rune('a'+i)))
 		args := strings.Split(tt.args+" -o "+out, " ")
 		if tt.want == nil {
-			if got := runCommand(t, append([]string{"restore"}, args...)...); got.code != 1 || !strings.Contains(got.stderr, "no database matches") {
+			if got := runCommand(t, append([]string{"restore"}, args...)...); got.code != 1 || !strings.Contains(got.stderr, "no database matches") || !strings.Contains(got.stderr, tt.err) {
 				t.Errorf("%s: %+v", tt.args, got)
 			}
 			continue
@@ -222,6 +223,7 @@ func TestRestore_FleetErrors(t *testing.T) {
 		"-all -f":                            "cannot specify -f for more than one database",
 		"-all -all-missing":                  "cannot specify -all-missing with -all",
 		"-all -force -if-db-not-exists":      "cannot specify both -force and -if-db-not-exists",
+		"-all -o=":                           "-o is empty: leave it out to restore everything to its place",
 		"-all -order big":                    "invalid -order: ",
 		"-all -reserve much":                 "invalid -reserve: much",
 		"-glob [":                            "invalid -glob: [",
