@@ -34,6 +34,16 @@ run: build ## see it work: 1,000 databases, one of them lost and restored
 build: ## build bin/litestream
 	go build -ldflags '-X main.version=$(VERSION)' -o bin/litestream ./cmd/litestream
 
+# Packages go to hosts with other C libraries: their program needs none.
+STATIC := -trimpath -tags osusergo,netgo,sqlite_omit_load_extension
+PACKAGE_VERSION ?= $(shell echo '$(VERSION)' | sed -E '/^v?[0-9]+\./!s/^/0.0.0~git./')
+
+.PHONY: package
+package: ## build dist/*.deb and dist/*.rpm (VERSION=1.2.3); the program is static
+	@scripts/install.sh nfpm
+	CGO_ENABLED=1 go build $(STATIC) -ldflags '-s -w -X main.version=$(VERSION) -extldflags=-static' -o dist/package/litestream ./cmd/litestream
+	for kind in deb rpm; do VERSION='$(PACKAGE_VERSION)' ARCH=$$(go env GOARCH) $(CACHE)/bin/nfpm package -f packaging/nfpm.yaml -p $$kind -t dist/ || exit 1; done
+
 .PHONY: test
 test: upstream servers ## every test, with the race detector, real servers and short fuzzing
 	go vet ./...

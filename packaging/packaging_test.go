@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,6 +19,9 @@ import (
 )
 
 const root = ".." // of the repository
+
+// program is what make package builds.
+const program = "dist/package/litestream"
 
 // nfpmConfig is what is used of nfpm's configuration.
 type nfpmConfig struct {
@@ -64,7 +68,7 @@ func (c *nfpmConfig) installed(t *testing.T) string {
 	dir := t.TempDir()
 	for _, f := range c.Contents {
 		data := []byte("#!/bin/sh\n")
-		if f.Source != "bin/litestream" { // made by make build
+		if f.Source != program { // made by make package
 			var err error
 			if data, err = os.ReadFile(filepath.Join(root, f.Source)); err != nil {
 				t.Fatal(err)
@@ -111,7 +115,7 @@ func TestPackage_Files(t *testing.T) {
 		got[f.Destination] = fmt.Sprintf("%s %s %o", f.Source, f.Type, f.FileInfo.Mode)
 	}
 	for dst, want := range map[string]string{
-		"/usr/bin/litestream":                        "bin/litestream  755",
+		"/usr/bin/litestream":                        program + "  755",
 		"/etc/litestream.yml":                        "packaging/litestream.yml config|noreplace 640",
 		"/usr/lib/systemd/system/litestream.service": "packaging/litestream.service  644",
 		"/usr/share/doc/litestream/copyright":        "LICENSE  644",
@@ -171,6 +175,62 @@ func TestPackage_Deb(t *testing.T) {
 	})
 	if diff := cmp.Diff(want, got, sortStrings); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}
+
+// TestPackage_NFPM has nfpm itself make the package, with a stand-in for the
+// program, and looks at what dpkg-deb finds in it.
+func TestPackage_NFPM(t *testing.T) {
+	dpkg := tool(t, "dpkg-deb")
+	nfpm := filepath.Join(os.Getenv("LITESTREAM_TEST_CACHE"), "bin", "nfpm")
+	if _, err := os.Stat(nfpm); err != nil {
+		nfpm = tool(t, "nfpm") // make package installs it
+	}
+	cfg, dir := readNFPM(t), t.TempDir()
+	for _, f := range cfg.Contents {
+		data := []byte("#!/bin/sh\n")
+		if f.Source != program {
+			var err error
+			if data, err = os.ReadFile(filepath.Join(root, f.Source)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		src := filepath.Join(dir, f.Source)
+		if err := os.MkdirAll(filepath.Dir(src), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(src, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	yml, err := filepath.Abs("nfpm.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deb := filepath.Join(dir, "litestream.deb")
+	cmd := exec.CommandContext(t.Context(), nfpm, "package", "-f", yml, "-p", "deb", "-t", deb)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "VERSION=1.2.3", "ARCH=amd64")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("nfpm: %v\n%s", err, out)
+	}
+	for field, want := range map[string]string{
+		"Package": "litestream", "Version": "1.2.3", "Architecture": "amd64", "Depends": "", "Recommends": "ca-certificates",
+	} {
+		if got := strings.TrimSpace(run(t, dpkg, "--field", deb, field)); got != want {
+			t.Errorf("%s: %q, want %q", field, got, want)
+		}
+	}
+	if got := run(t, dpkg, "--info", deb, "conffiles"); got != "/etc/litestream.yml\n" {
+		t.Errorf("configuration files: %q", got)
+	}
+	contents := run(t, dpkg, "--contents", deb)
+	for _, f := range cfg.Contents {
+		line := "-" + permissions(f.FileInfo.Mode) + " root/root"
+		if !slices.ContainsFunc(strings.Split(contents, "\n"), func(l string) bool {
+			return strings.HasPrefix(l, line) && strings.HasSuffix(l, " ."+f.Destination)
+		}) {
+			t.Errorf("no %s with %s in the package:\n%s", f.Destination, line, contents)
+		}
 	}
 }
 

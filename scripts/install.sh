@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs one thing that tests or lint need:
-# upstream | versitygw | fake-gcs-server | nats-server | azurite | golangci-lint | ceph | sshd | webdav | cross.
+# upstream | versitygw | fake-gcs-server | nats-server | azurite | golangci-lint | nfpm | ceph | sshd | webdav | cross.
 # Go programs go into $LITESTREAM_TEST_CACHE/bin; what is there in the wanted
 # version is left alone, so that no network is needed then.
 set -euo pipefail
@@ -123,6 +123,8 @@ upstream-v03)
 versitygw) install_go versitygw github.com/versity/versitygw/cmd/versitygw v1.8.0 '-s -w' ;;
 fake-gcs-server) install_go fake-gcs-server github.com/fsouza/fake-gcs-server v1.56.1 '-s -w' ;;
 nats-server) install_go nats-server github.com/nats-io/nats-server/v2 v2.15.2 '-s -w' ;;
+# Later versions need modules that the Go proxy does not have.
+nfpm) install_go nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm v2.41.3 '-s -w' ;;
 golangci-lint) install_go golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0 '-s -w' ;;
 azurite) install_azurite ;;
 ceph) install_ceph ;;
@@ -130,7 +132,7 @@ sshd) install_sshd ;;
 webdav) install_webdav ;;
 cross) install_cross ;;
 *)
-  echo "usage: $0 upstream|upstream-v03|versitygw|fake-gcs-server|nats-server|azurite|golangci-lint|ceph|sshd|webdav|cross" >&2
+  echo "usage: $0 upstream|upstream-v03|versitygw|fake-gcs-server|nats-server|azurite|golangci-lint|nfpm|ceph|sshd|webdav|cross" >&2
   exit 2
   ;;
 esac
