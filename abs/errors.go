@@ -2,7 +2,6 @@ package abs
 
 import (
 	"bytes"
-	"context"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -118,12 +117,8 @@ func errorCode(err error) string {
 		return answer.code
 	case ok:
 		return fmt.Sprintf("HTTP%d", answer.status)
-	case errors.Is(err, context.Canceled):
-		return "Canceled"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "DeadlineExceeded"
 	}
-	return ""
+	return blob.ContextCode(err)
 }
 
 // wrap is fail for an error that may have been through it already.

@@ -127,21 +127,11 @@ func testCutDownload(t *testing.T, srv *servers.AzureServer) {
 	t.Helper()
 	p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 	c := serverClient(t, srv, p, "download", func(o *abs.Options) { o.ResponseTimeout = time.Second })
+	replicatest.BrokenDownload(t, c, map[string]func(){
+		"Cut":     func() { p.Break(servers.Next(1, servers.Method("GET"), servers.BreakDownload)) },
+		"Stalled": func() { p.Break(servers.Next(1, servers.Method("GET"), servers.StallDownload)) },
+	})
 	data := replicatest.File(t, 1, 1, 1<<20, 0)
-	replicatest.Write(t, c, 0, 1, 1, data)
-	for name, kind := range map[string]servers.HTTPFault{"Cut": servers.BreakDownload, "Stalled": servers.StallDownload} {
-		for _, size := range []int64{0, 1 << 19, 1000} {
-			p.Break(servers.Next(1, servers.Method("GET"), kind))
-			got, err := replicatest.Read(t, c, 0, 1, 1, 0, size)
-			re, ok := errors.AsType[*litestream.ReplicaError](err)
-			if !ok || re.Permanent || re.Key == "" {
-				t.Errorf("%s, size %d: read %d bytes, err=%v, want a ReplicaError that is not permanent", name, size, len(got), err)
-			}
-			if !bytes.HasPrefix(data, got) {
-				t.Errorf("%s, size %d: the bytes before the cut are wrong", name, size)
-			}
-		}
-	}
 	for _, set := range []func(*abs.Options){func(*abs.Options) {}, smallBlocks} {
 		c := serverClient(t, srv, p, "flip", set)
 		replicatest.Write(t, c, 0, 2, 2, data)
@@ -270,20 +260,5 @@ func (f readFunc) Read([]byte) (int, error) { f(); return 0, io.EOF }
 func testServerAway(t *testing.T, srv *servers.AzureServer) {
 	t.Helper()
 	c := serverClient(t, srv, nil, "away")
-	replicatest.Write(t, c, 0, 1, 1, replicatest.File(t, 1, 1, 200, 0))
-	srv.Stop()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	_, listErr := c.LTXFiles(ctx, 0, 0, false)
-	_, writeErr := c.WriteLTXFile(ctx, 0, 2, 2, bytes.NewReader(replicatest.File(t, 2, 2, 200, 0)))
-	for _, err := range []error{listErr, writeErr} {
-		if re, ok := errors.AsType[*litestream.ReplicaError](err); !ok || re.Permanent {
-			t.Errorf("server away: err=%v, want a ReplicaError that is not permanent", err)
-		}
-	}
-	srv.Restart()
-	replicatest.Write(t, c, 0, 2, 2, replicatest.File(t, 2, 2, 200, 0))
-	if got := len(replicatest.List(t, c, 0, 0, false)); got != 2 {
-		t.Errorf("server back: listed %d files, want 2", got)
-	}
+	replicatest.Outage(t, c, time.Second, srv.Stop, srv.Restart)
 }

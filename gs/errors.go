@@ -1,7 +1,6 @@
 package gs
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,12 +40,8 @@ func errorCode(err error) string {
 		return api.code()
 	case errors.As(err, &creds):
 		return creds.code()
-	case errors.Is(err, context.Canceled):
-		return "Canceled"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "DeadlineExceeded"
 	}
-	return ""
+	return blob.ContextCode(err)
 }
 
 // wrap is fail for an error that may have been through it already.

@@ -1,7 +1,6 @@
 package oss
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -64,13 +63,7 @@ func errorCode(err error) string {
 	if api, ok := errors.AsType[*apiError](err); ok {
 		return api.name()
 	}
-	switch {
-	case errors.Is(err, context.Canceled):
-		return "Canceled"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "DeadlineExceeded"
-	}
-	return ""
+	return blob.ContextCode(err)
 }
 
 // isTemporary reports whether the same request may succeed in a moment.

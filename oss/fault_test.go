@@ -94,21 +94,10 @@ func TestReplicaClient_BrokenDownload(t *testing.T) {
 	srv := newServer(t)
 	p := servers.NewHTTPProxy(t, srv.Endpoint, 1)
 	c := newClient(t, p.URL, "p", func(o *oss.Options) { o.ResponseTimeout = time.Second })
-	data := replicatest.File(t, 1, 1, 1<<20, 0)
-	replicatest.Write(t, c, 0, 1, 1, data)
-	for name, kind := range map[string]servers.HTTPFault{"Cut": servers.BreakDownload, "Stalled": servers.StallDownload} {
-		for _, size := range []int64{0, 1 << 19, 1000} {
-			p.Break(servers.Next(1, servers.Method("GET"), kind))
-			got, err := replicatest.Read(t, c, 0, 1, 1, 0, size)
-			re, ok := errors.AsType[*litestream.ReplicaError](err)
-			if !ok || re.Permanent || re.Key == "" {
-				t.Errorf("%s, size %d: read %d bytes, err=%v, want a ReplicaError that is not permanent", name, size, len(got), err)
-			}
-			if !bytes.HasPrefix(data, got) {
-				t.Errorf("%s, size %d: the bytes before the cut are wrong", name, size)
-			}
-		}
-	}
+	replicatest.BrokenDownload(t, c, map[string]func(){
+		"Cut":     func() { p.Break(servers.Next(1, servers.Method("GET"), servers.BreakDownload)) },
+		"Stalled": func() { p.Break(servers.Next(1, servers.Method("GET"), servers.StallDownload)) },
+	})
 	for _, n := range []int{1 << 20, 1000} {
 		data := replicatest.File(t, 2, 2, n, 0)
 		replicatest.Write(t, c, 0, 2, 2, data)

@@ -1,9 +1,6 @@
 package s3
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +12,7 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // permanentCodes are the answers that no retry heals, with what to change.
@@ -76,12 +74,8 @@ func errorCode(err error) string {
 		return api.ErrorCode()
 	case errors.As(err, &resp) && resp.HTTPStatusCode() != 0:
 		return fmt.Sprintf("HTTP%d", resp.HTTPStatusCode())
-	case errors.Is(err, context.Canceled):
-		return "Canceled"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "DeadlineExceeded"
 	}
-	return ""
+	return blob.ContextCode(err)
 }
 
 // wrap is fail for an error that may have been through it already.
@@ -141,29 +135,21 @@ func (c *ReplicaClient) lacksBucketHost(err error) bool {
 	return ok && dns.IsNotFound && c.Endpoint != "" && !c.ForcePathStyle && strings.HasPrefix(dns.Name, c.Bucket+".")
 }
 
+var transportHints = blob.TransportHints{
+	UnknownCA: "name the server's certificate authority in AWS_CA_BUNDLE, or set skip-verify",
+	WrongName: "correct the endpoint or the server's certificate",
+	NoTLS:     "the endpoint does not speak TLS: use http://",
+	NoHost:    "check endpoint and region, and the host's name resolution",
+}
+
 // judgeTransport looks at errors that came before there was an answer.
 func judgeTransport(err error) (permanent bool, hint string) {
-	var (
-		unknownCA x509.UnknownAuthorityError
-		wrongName x509.HostnameError
-		invalid   x509.CertificateInvalidError
-		record    tls.RecordHeaderError
-		dns       *net.DNSError
-	)
-	switch {
-	case errors.As(err, &unknownCA):
-		return true, "name the server's certificate authority in AWS_CA_BUNDLE, or set skip-verify"
-	case errors.As(err, &wrongName), errors.As(err, &invalid):
-		return true, "correct the endpoint or the server's certificate"
-	case errors.As(err, &record):
-		return true, "the endpoint does not speak TLS: use http://"
-	case errors.As(err, &dns) && dns.IsNotFound:
-		return false, "check endpoint and region, and the host's name resolution"
-	case strings.Contains(err.Error(), "get credentials:"):
+	permanent, hint = transportHints.Judge(err)
+	if hint == "" && strings.Contains(err.Error(), "get credentials:") {
 		// The SDK has no type for a credential chain that found nothing.
-		return false, "set access-key-id and secret-access-key, or the AWS environment"
+		hint = "set access-key-id and secret-access-key, or the AWS environment"
 	}
-	return false, ""
+	return permanent, hint
 }
 
 // isConditionUnsupported reports whether a server refused the If-None-Match

@@ -236,25 +236,10 @@ func TestReplicaClient_CutDownload(t *testing.T) {
 	cfg := serverConfig(srv, "p")
 	cfg.Endpoint = p.URL
 	c := newClient(t, cfg, func(o *s3.Options) { o.ResponseTimeout = time.Second })
-	data := replicatest.File(t, 1, 1, 1<<20, 0)
-	replicatest.Write(t, c, 0, 1, 1, data)
-
-	for name, kind := range map[string]servers.HTTPFault{"Cut": servers.BreakDownload, "Stalled": servers.StallDownload} {
-		for _, size := range []int64{0, 1 << 19, 1000} {
-			p.Break(servers.Next(1, servers.Method("GET"), kind))
-			got, err := replicatest.Read(t, c, 0, 1, 1, 0, size)
-			var re *litestream.ReplicaError
-			if !errors.As(err, &re) || re.Permanent || re.Key == "" {
-				t.Errorf("%s, size %d: read %d bytes, err=%v, want a ReplicaError that is not permanent", name, size, len(got), err)
-			}
-			if !bytes.HasPrefix(data, got) {
-				t.Errorf("%s, size %d: the bytes before the cut are wrong", name, size)
-			}
-		}
-	}
-	if got, err := replicatest.Read(t, c, 0, 1, 1, 0, 0); err != nil || !bytes.Equal(got, data) {
-		t.Errorf("after the faults: read %d bytes, err=%v", len(got), err)
-	}
+	replicatest.BrokenDownload(t, c, map[string]func(){
+		"Cut":     func() { p.Break(servers.Next(1, servers.Method("GET"), servers.BreakDownload)) },
+		"Stalled": func() { p.Break(servers.Next(1, servers.Method("GET"), servers.StallDownload)) },
+	})
 }
 
 func TestReplicaClient_CutUpload(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -345,25 +344,5 @@ func TestSweep(t *testing.T) {
 	t.Parallel()
 	srv := servers.SSHD(t)
 	c := newClient(t, configOf(srv, "r"))
-	dir := path.Join(srv.Dir, "r", "ltx", "0")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	name := ltx.FormatFilename(1, 1)
-	old, young := path.Join(dir, name+".1000-1-1.tmp"), path.Join(dir, fmt.Sprintf("%s.%d-1-1.tmp", name, time.Now().UnixNano()))
-	for _, p := range []string{old, young} {
-		if err := os.WriteFile(p, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, want := range []bool{true, false} {
-		replicatest.List(t, c, 0, 0, false)
-		if _, err := os.Stat(old); (err == nil) != want {
-			t.Errorf("abandoned file: %v, want it there: %t", err, want)
-		}
-		replicatest.Write(t, c, 0, 1, 1, replicatest.File(t, 1, 1, 200, 0))
-	}
-	if _, err := os.Stat(young); err != nil {
-		t.Error(err)
-	}
+	replicatest.Sweep(t, c, path.Join(srv.Dir, "r", "ltx", "0"))
 }

@@ -1,9 +1,6 @@
 package webdav
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +9,7 @@ import (
 	"time"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/blob"
 )
 
 // statusError is an answer that is no success.
@@ -42,7 +40,7 @@ func isPassing(err error) bool {
 	if _, ok := errors.AsType[*sourceError](err); ok {
 		return false
 	}
-	if permanent, _ := judgeTransport(err); permanent {
+	if permanent, _ := transportHints.Judge(err); permanent {
 		return false
 	}
 	switch code := statusOf(err); code {
@@ -93,40 +91,21 @@ func (c *ReplicaClient) fail(op, key string, err error) error {
 	case code == http.StatusLocked:
 		re.Hint = "another WebDAV client holds a lock"
 	case code == 0:
-		re.Permanent, re.Hint = judgeTransport(err)
+		re.Permanent, re.Hint = transportHints.Judge(err)
 	}
 	return re
 }
 
-// judgeTransport looks at errors that came before there was an answer.
-func judgeTransport(err error) (permanent bool, hint string) {
-	var (
-		unknownCA x509.UnknownAuthorityError
-		wrongName x509.HostnameError
-		invalid   x509.CertificateInvalidError
-		record    tls.RecordHeaderError
-	)
-	switch {
-	case errors.As(err, &unknownCA):
-		return true, "let this host trust the server's certificate authority, with SSL_CERT_FILE for instance"
-	case errors.As(err, &wrongName), errors.As(err, &invalid):
-		return true, "correct webdav-url or the server's certificate"
-	case errors.As(err, &record):
-		return true, "the server does not speak TLS: use http:// or webdav://"
-	}
-	return false, ""
+var transportHints = blob.TransportHints{
+	UnknownCA: "let this host trust the server's certificate authority, with SSL_CERT_FILE for instance",
+	WrongName: "correct webdav-url or the server's certificate",
+	NoTLS:     "the server does not speak TLS: use http:// or webdav://",
 }
 
 // errorCode returns the status of an answer, or what comes next to it.
 func errorCode(err error) string {
-	code := statusOf(err)
-	switch {
-	case code != 0:
+	if code := statusOf(err); code != 0 {
 		return fmt.Sprintf("HTTP%d", code)
-	case errors.Is(err, context.Canceled):
-		return "Canceled"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "DeadlineExceeded"
 	}
-	return ""
+	return blob.ContextCode(err)
 }
