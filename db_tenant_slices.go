@@ -49,7 +49,7 @@ type sliceLock struct {
 func (db *DB) openSlicedView(ctx context.Context, src viewSource) (*View, error) {
 	src.slices = &sliceLock{
 		path: db.path, main: src.main, wait: db.BusyTimeout,
-		pause: func(d time.Duration) error { return pause(ctx, d) },
+		pause: func(d time.Duration) error { return wait(ctx, d) },
 	}
 	if err := src.slices.warm(); err != nil {
 		return nil, err

@@ -196,22 +196,10 @@ func (db *DB) awaitAge(ctx context.Context, src viewSource) (time.Time, error) {
 	if age < 0 || age > src.margin {
 		return src.now, nil
 	}
-	if err := pause(ctx, src.margin-age+time.Millisecond); err != nil {
+	if err := wait(ctx, src.margin-age+time.Millisecond); err != nil {
 		return src.now, err
 	}
 	return db.knobs.now(), nil
-}
-
-// pause waits for a moment.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // noteLock turns a lock that stays, and that nothing but its end helps, into

@@ -160,14 +160,6 @@ func (q *promotionQueue) Len() int { return q.ready[queueChanged].n + q.ready[qu
 // Delayed returns how many databases are delayed.
 func (q *promotionQueue) Delayed() int { return q.delayed.n }
 
-// NextDelay returns when the next delay runs out.
-func (q *promotionQueue) NextDelay() (time.Time, bool) {
-	if q.delayed.n == 0 {
-		return time.Time{}, false
-	}
-	return time.Unix(0, q.delayed.at(0).key), true
-}
-
 // Oldest returns how long the oldest entry that is not delayed has been
 // waiting since its change, or 0 if there is none.
 func (q *promotionQueue) Oldest(now time.Time) time.Duration {

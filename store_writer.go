@@ -36,7 +36,7 @@ func (s *Store) TakeOverDB(ctx context.Context, path string) (res TakeoverResult
 	}
 	s.contacted(m) // looks and maintenance had ended
 	err = s.snapshot(ctx, m)
-	for try := 1; errors.Is(err, errViewMoved) && try <= movedTooOften && sleep(ctx, snapshotPause); try++ {
+	for try := 1; errors.Is(err, errViewMoved) && try <= movedTooOften && wait(ctx, snapshotPause) == nil; try++ {
 		err = s.snapshot(ctx, m) // what disturbed it counts: it is pinned in the end
 	}
 	if err != nil {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	_ "github.com/mattn/go-sqlite3" // the driver "sqlite3"
+
+	"github.com/benbjohnson/litestream/internal/backoff"
 )
 
 const pageSize = 4096
@@ -121,7 +123,7 @@ func makeDatabases(ctx context.Context, dir string, n int) (paths []string, err 
 	if paths, err = copyDatabases(ctx, dir, n); err != nil {
 		return nil, err
 	}
-	return paths, pause(ctx, settle)
+	return paths, backoff.Wait(ctx, settle)
 }
 
 // copyDatabases makes n small databases that nobody has open, by copying one.

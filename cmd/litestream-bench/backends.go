@@ -20,6 +20,7 @@ import (
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/backoff"
 )
 
 // backendSizes say how much is measured on each kind of storage.
@@ -228,11 +229,11 @@ func (b *backendBench) smallFiles(ctx context.Context, t *table, bt backendTurn)
 		wg.Wait()
 		err = errors.Join(append(errs, err)...)
 	}()
-	if err := pause(ctx, b.window/4); err != nil {
+	if err := backoff.Wait(ctx, b.window/4); err != nil {
 		return err
 	}
 	before, began := countAll(ctx, files)
-	if err := pause(ctx, b.window); err != nil {
+	if err := backoff.Wait(ctx, b.window); err != nil {
 		return err
 	}
 	after, ended := countAll(ctx, files)

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/benbjohnson/litestream/internal/backoff"
 )
 
 // inBurst touches every database within a minute, far more than can be hot, and
@@ -25,7 +27,7 @@ func (t *fleetTurn) inOutage(ctx context.Context) error {
 		return nil
 	}
 	return t.burstOf(ctx, "outage", outageCommit, func(ctx context.Context) (end time.Time, err error) {
-		if err := pause(ctx, t.burst/2); err != nil {
+		if err := backoff.Wait(ctx, t.burst/2); err != nil {
 			return end, err
 		}
 		begin := time.Now()
@@ -33,7 +35,7 @@ func (t *fleetTurn) inOutage(ctx context.Context) error {
 		if err != nil {
 			return end, err
 		}
-		err = pause(ctx, t.outage)
+		err = backoff.Wait(ctx, t.outage)
 		// It comes back also when the run is being stopped.
 		err = errors.Join(err, restore(context.WithoutCancel(ctx)))
 		t.run.set("outage_seconds", time.Since(begin).Seconds())

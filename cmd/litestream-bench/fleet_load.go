@@ -16,6 +16,8 @@ import (
 	"time"
 
 	sqlite3 "github.com/mattn/go-sqlite3"
+
+	"github.com/benbjohnson/litestream/internal/backoff"
 )
 
 const (
@@ -165,7 +167,7 @@ func (l *hotLoad) work(ctx context.Context) error {
 		if !ok {
 			return nil // fewer tenants than workers
 		}
-		if pause(ctx, time.Until(d.at)) != nil {
+		if backoff.Wait(ctx, time.Until(d.at)) != nil {
 			return nil //nolint:nilerr // stopped
 		}
 		kind := rampCommit
@@ -193,7 +195,7 @@ func (f *fleet) burst(ctx context.Context, o *oracle, within time.Duration, kind
 		wg.Go(func() {
 			for k := w; k < len(order) && errs[w] == nil; k += burstWorkers {
 				due := begin.Add(time.Duration(float64(within) * float64(k) / float64(len(order))))
-				if errs[w] = pause(ctx, time.Until(due)); errs[w] == nil {
+				if errs[w] = backoff.Wait(ctx, time.Until(due)); errs[w] == nil {
 					errs[w] = f.touch(context.WithoutCancel(ctx), o, order[k], kind)
 				}
 			}
@@ -221,7 +223,7 @@ func (f *fleet) touchCold(ctx context.Context, o *oracle, tenants []int, within 
 	}
 	slices.Sort(moments)
 	for k, t := range tenants {
-		if err := pause(ctx, time.Until(begin.Add(moments[k]))); err != nil {
+		if err := backoff.Wait(ctx, time.Until(begin.Add(moments[k]))); err != nil {
 			return release, err
 		}
 		if !stay {

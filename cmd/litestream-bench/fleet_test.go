@@ -18,6 +18,7 @@ import (
 	"github.com/superfly/ltx"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/backoff"
 	"github.com/benbjohnson/litestream/internal/testutil"
 	"github.com/benbjohnson/litestream/s3"
 )
@@ -246,7 +247,7 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("no %s", what)
 		}
-		if err := pause(t.Context(), time.Millisecond); err != nil {
+		if err := backoff.Wait(t.Context(), time.Millisecond); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/benbjohnson/litestream/internal/backoff"
 )
 
 // fleetTool is a tool that replicates a fleet.
@@ -112,7 +114,7 @@ func (t *fleetTool) sample(ctx context.Context, maxRSS float64) *sampler {
 	ctx, s.cancel = context.WithCancel(ctx)
 	p, addr := t.process, t.addr
 	s.wg.Go(func() {
-		for n := 0; pause(ctx, sampleInterval) == nil; n++ {
+		for n := 0; backoff.Wait(ctx, sampleInterval) == nil; n++ {
 			u, err := p.usage()
 			if err != nil {
 				return // it has ended, which others tell

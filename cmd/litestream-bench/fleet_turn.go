@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/benbjohnson/litestream/internal/backoff"
 )
 
 // fleetTurn is the measurement of one tool with one size of the fleet.
@@ -52,7 +54,7 @@ func (b *fleetBench) turn(ctx context.Context, t tool, n int, upstream bool) (ru
 			ft.tool.stop()
 		}
 	}()
-	if err := pause(ctx, settle); err != nil {
+	if err := backoff.Wait(ctx, settle); err != nil {
 		return run, err
 	}
 	return run, ft.measure(ctx)
@@ -168,7 +170,7 @@ func (t *fleetTurn) stalled(backed int) error {
 
 // atRest measures what the fleet costs while nothing happens.
 func (t *fleetTurn) atRest(ctx context.Context) error {
-	if err := pause(ctx, t.rest); err != nil {
+	if err := backoff.Wait(ctx, t.rest); err != nil {
 		return err
 	}
 	before, err := scrape(ctx, t.tool.addr)
@@ -176,7 +178,7 @@ func (t *fleetTurn) atRest(ctx context.Context) error {
 		return err
 	}
 	t.replica.requests()
-	cpu, err := t.tool.cpuWindow(func() error { return pause(ctx, t.idle) })
+	cpu, err := t.tool.cpuWindow(func() error { return backoff.Wait(ctx, t.idle) })
 	if err != nil {
 		return err
 	}
@@ -246,7 +248,7 @@ func (t *fleetTurn) underLoad(ctx context.Context) (err error) {
 	}
 	// The load begins, and a scan finds it, in a part that is not counted.
 	s := t.tool.sample(ctx, t.maxRSS)
-	ramp := pause(ctx, t.hotPause+t.scan+settle)
+	ramp := backoff.Wait(ctx, t.hotPause+t.scan+settle)
 	load.ramped.Store(true)
 	before, scrapeErr := scrape(ctx, t.tool.addr)
 	commits, begin := t.oracle.count(), time.Now()
@@ -285,7 +287,7 @@ func (t *fleetTurn) coldCommits(ctx context.Context, cold []int) error {
 	<-done
 	err = errors.Join(err, closed)
 	if err == nil {
-		err = pause(ctx, time.Until(end))
+		err = backoff.Wait(ctx, time.Until(end))
 	}
 	return errors.Join(err, release())
 }

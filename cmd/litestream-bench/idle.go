@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/benbjohnson/litestream/internal/backoff"
 )
 
 // idle measures what databases cost that nobody uses. Both tools run at the
@@ -82,7 +84,7 @@ func endRuns(runs [2]*replicated) (err error) {
 
 // rest takes the figures of tools whose databases nobody uses.
 func (b *bench) rest(ctx context.Context, t *table, n int, runs [2]*replicated) error {
-	if err := pause(ctx, b.restAfter); err != nil {
+	if err := backoff.Wait(ctx, b.restAfter); err != nil {
 		return err
 	}
 	var before [2]usage
@@ -96,7 +98,7 @@ func (b *bench) rest(ctx context.Context, t *table, n int, runs [2]*replicated) 
 		}
 	}
 	begin := time.Now()
-	if err := pause(ctx, b.idleWindow); err != nil {
+	if err := backoff.Wait(ctx, b.idleWindow); err != nil {
 		return err
 	}
 	for i, r := range runs {

@@ -119,18 +119,6 @@ func (p *process) wait(ctx context.Context, what string, ok func() (bool, error)
 	}
 }
 
-// pause waits for d.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // usage is what a process has used and holds.
 type usage struct {
 	cpu     time.Duration // user and system, since its start

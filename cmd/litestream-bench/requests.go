@@ -20,6 +20,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/benbjohnson/litestream/internal/backoff"
 )
 
 const (
@@ -67,7 +69,7 @@ func (b *bench) requests(ctx context.Context) (t table, err error) {
 		}
 	}
 	progress("requests: %d databases at rest", b.s3DBs)
-	if err := pause(ctx, b.restAfter); err != nil {
+	if err := backoff.Wait(ctx, b.restAfter); err != nil {
 		return t, err
 	}
 	for i, c := range counters {
@@ -76,7 +78,7 @@ func (b *bench) requests(ctx context.Context) (t table, err error) {
 			t.add(i, "start of a database: "+kind, "", float64(n[kind])/float64(b.s3DBs))
 		}
 	}
-	if err := pause(ctx, b.s3Window); err != nil {
+	if err := backoff.Wait(ctx, b.s3Window); err != nil {
 		return t, err
 	}
 	for i, c := range counters {

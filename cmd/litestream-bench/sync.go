@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/benbjohnson/litestream/internal/backoff"
 )
 
 const (
@@ -89,7 +91,7 @@ func (b *bench) syncTurn(ctx context.Context, t *table, i int, app *application,
 	if wrote > pc.load*11/10 {
 		progress("sync: the load took %s instead of %s", wrote.Round(time.Millisecond), pc.load)
 	}
-	if err := pause(ctx, b.syncWindow-wrote); err != nil {
+	if err := backoff.Wait(ctx, b.syncWindow-wrote); err != nil {
 		return err
 	}
 	if err := p.alive(); err != nil {
@@ -187,7 +189,7 @@ func (r *replicated) commitTimes(ctx context.Context, n, commits int) (ms []floa
 		// Each commit has its own part of the second, in random order: the
 		// phases are even, and the figures do not hang on how they fell.
 		phase := time.Duration((float64(phases[k%commits]) + rand.Float64()) / float64(commits) * float64(time.Second))
-		if err := pause(ctx, untilPhase(time.Now(), phase)); err != nil {
+		if err := backoff.Wait(ctx, untilPhase(time.Now(), phase)); err != nil {
 			return nil, err
 		}
 		next, err := r.nextFile(n)

@@ -191,15 +191,7 @@ func (s *controlService) SyncAll(ctx context.Context, wait bool) (control.SyncAl
 
 // Start implements control.Service.
 func (s *controlService) Start(ctx context.Context, path string) (control.StateResponse, error) {
-	var changed bool
-	var txid uint64
-	info, changed, err := s.store.StartDB(ctx, path)
-	txid = uint64(info.Status.TXID)
-	if errors.Is(err, litestream.ErrDatabaseNotFound) && s.covers(path) {
-		var t litestream.TenantInfo
-		t, changed, err = s.fleet.StartTenant(ctx, path)
-		txid = uint64(t.TXID)
-	}
+	txid, changed, err := s.change(ctx, path, s.store.StartDB, s.fleet.StartTenant)
 	if err != nil {
 		return control.StateResponse{}, statusError(err)
 	}
@@ -208,19 +200,25 @@ func (s *controlService) Start(ctx context.Context, path string) (control.StateR
 
 // Stop implements control.Service.
 func (s *controlService) Stop(ctx context.Context, path string) (control.StateResponse, error) {
-	var changed bool
-	var txid uint64
-	info, changed, err := s.store.StopDB(ctx, path)
-	txid = uint64(info.Status.TXID)
-	if errors.Is(err, litestream.ErrDatabaseNotFound) && s.covers(path) {
-		var t litestream.TenantInfo
-		t, changed, err = s.fleet.StopTenant(ctx, path)
-		txid = uint64(t.TXID)
-	}
+	txid, changed, err := s.change(ctx, path, s.store.StopDB, s.fleet.StopTenant)
 	if err != nil {
 		return control.StateResponse{}, statusError(err)
 	}
 	return control.StateResponse{Status: statusWord(changed, "stopped", "already_stopped"), Path: path, TXID: txid}, nil
+}
+
+// change starts or stops a database of dbs, or else one of multi-db, and
+// returns its position and whether anything had to be done.
+func (s *controlService) change(ctx context.Context, path string,
+	db func(context.Context, string) (litestream.DBInfo, bool, error),
+	tenant func(context.Context, string) (litestream.TenantInfo, bool, error),
+) (txid uint64, changed bool, err error) {
+	info, changed, err := db(ctx, path)
+	if errors.Is(err, litestream.ErrDatabaseNotFound) && s.covers(path) {
+		t, changed, err := tenant(ctx, path)
+		return uint64(t.TXID), changed, err
+	}
+	return uint64(info.Status.TXID), changed, err
 }
 
 // TakeOver implements control.Service.

@@ -33,9 +33,6 @@ func NewBudget(limit int64) *Budget {
 // Limit returns the size of the budget in bytes.
 func (b *Budget) Limit() int64 { return b.limit }
 
-// Used returns how many bytes the attached ledgers hold.
-func (b *Budget) Used() int64 { return b.used.Load() }
-
 // charge records that one ledger's use went from old to now.
 func (b *Budget) charge(old, now int64) {
 	b.used.Add(now - old)

@@ -86,9 +86,6 @@ func (l *Ledger) Path() string { return l.path }
 // Header returns the position of the ledger with all applied changes.
 func (l *Ledger) Header() Header { return l.hdr.clone() }
 
-// BaseTXID returns the position that survives a loss of power now.
-func (l *Ledger) BaseTXID() ltx.TXID { return l.durableTXID }
-
 // Dirty reports whether Flush has something to write. One in memory never has.
 func (l *Ledger) Dirty() bool {
 	if l.inMemory {
