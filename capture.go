@@ -65,8 +65,8 @@ func (c *captured) abort() error {
 }
 
 // header returns the LTX header of the next file. The log fields hold the
-// cursor behind it, so that Litestream v0.5 can go on from here (compat.md
-// section 4.5): the range from start to the end of the cursor's last frame.
+// cursor behind it, so that Litestream v0.5 can go on from here:
+// the range from start to the end of the cursor's last frame.
 func (c *capture) header(cur wal.Cursor, start int64, pre ltx.Checksum) ltx.Header {
 	hdr := ltx.Header{
 		Version: ltx.Version, PageSize: cur.PageSize, Commit: cur.Commit,

@@ -76,7 +76,7 @@ func TestLTXWriter_PublishRule(t *testing.T) {
 	}
 }
 
-// TestDecideCheckpoint holds the thresholds of compat.md section 4.8.
+// TestDecideCheckpoint holds the thresholds of Litestream v0.5.
 func TestDecideCheckpoint(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	const pageSize = 4096

@@ -7,7 +7,7 @@ import (
 )
 
 // Intervals of the compaction levels 1, 2 and 3 when none are configured, as
-// in Litestream v0.5 (compat.md section 2.2).
+// in Litestream v0.5.
 const (
 	DefaultL1Interval = 30 * time.Second
 	DefaultL2Interval = 5 * time.Minute
@@ -30,7 +30,7 @@ type CompactionLevel struct {
 
 // PrevCompactionAt returns the newest boundary at or before now. Boundaries
 // are the multiples of the interval since year 1 UTC, so that 24 h is midnight
-// and a restart of the process does not move them (compat.md section 6.1).
+// and a restart of the process does not move them.
 func (l *CompactionLevel) PrevCompactionAt(now time.Time) time.Time {
 	return now.UTC().Truncate(l.Interval)
 }

@@ -75,7 +75,7 @@ type Compactor struct {
 	Grace time.Duration
 
 	// RetentionEnabled allows deletions on the replica. Without it, only local
-	// copies are deleted (compat.md section 6.3).
+	// copies are deleted.
 	RetentionEnabled bool
 
 	client ReplicaClient

@@ -11,7 +11,7 @@ import (
 )
 
 // LevelProblemKind says what is wrong between two neighbouring files of a
-// level, in the words of upstream's validation (compat.md section 6.6).
+// level, in the words of upstream's validation.
 type LevelProblemKind string
 
 // The problems that two neighbouring files can have.

@@ -148,7 +148,7 @@ func NewDB(path string) *DB {
 // bootID is the same for as long as the process lives.
 var bootID = sync.OnceValue(sqlitefile.BootID)
 
-// MetaDirSuffix ends the name of a metadata directory (compat.md section 4.1).
+// MetaDirSuffix ends the name of a metadata directory, as in Litestream v0.5.
 const MetaDirSuffix = "-litestream"
 
 // Path returns the path of the database.
@@ -260,8 +260,7 @@ func (db *DB) Pos() Pos {
 	return Pos{TXID: db.status.TXID}
 }
 
-// ltxDir returns the staging folder with the database's mode and owner
-// (compat.md section 4.1).
+// ltxDir returns the staging folder with the database's mode and owner.
 func (db *DB) ltxDir() ltxfile.Dir {
 	p := db.permissions()
 	dir := ltxfile.New(db.L0Dir(), p.DirMode, p.Mode, p.UID, p.GID)

@@ -43,13 +43,13 @@ type checkpointInput struct {
 	Interval      time.Duration
 }
 
-// walBytes is the size of a log of n pages (compat.md section 4.8).
+// walBytes is the size of a log of n pages.
 func walBytes(n int, pageSize uint32) int64 {
 	return WALHeaderSize + int64(n)*(WALFrameHeaderSize+int64(pageSize))
 }
 
-// decideCheckpoint applies the thresholds of compat.md section 4.8. Other than
-// Litestream v0.5 it does not ask again while a reader keeps an earlier attempt
+// decideCheckpoint applies the thresholds of Litestream v0.5. Other than that
+// it does not ask again while a reader keeps an earlier attempt
 // from completing, until the log grew by the threshold or the interval passed:
 // each attempt takes the write lock for a moment.
 func decideCheckpoint(in checkpointInput) checkpointMode {

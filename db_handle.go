@@ -62,7 +62,7 @@ func openHandle(path string) (*dbHandle, error) {
 }
 
 // connect opens the connection and converts a rollback-journal database to a
-// write-ahead log, as Litestream v0.5 does (compat.md section 4.2).
+// write-ahead log, as Litestream v0.5 does.
 func (h *dbHandle) connect(busyTimeout time.Duration) (err error) {
 	if h.conn != nil {
 		return nil

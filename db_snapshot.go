@@ -169,7 +169,7 @@ func (db *DB) writeSnapshot(v *View) (_ *StagedSnapshot, err error) {
 	return &StagedSnapshot{Path: f.Name(), MaxTXID: db.st.txid, Size: f.Size(), dir: dir, history: db.stage.history()}, nil
 }
 
-// snapshotHeader claims the last frame only (compat.md section 6.4).
+// snapshotHeader claims the last frame only, as Litestream v0.5's does.
 func snapshotHeader(v *View, txid ltx.TXID, timestamp int64) ltx.Header {
 	hdr := ltx.Header{
 		Version: ltx.Version, PageSize: v.PageSize, Commit: v.PageN,

@@ -146,7 +146,7 @@ func (s *sharedState) ledgerBudget() *pagesum.Budget {
 }
 
 // metaMode is the mode of the metadata directory: that of the database's
-// folder (compat.md section 4.1).
+// folder, as Litestream v0.5 does it.
 func (db *DB) metaMode() os.FileMode {
 	if db.tenant != nil {
 		return 0o700

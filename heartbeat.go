@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Settings of a Heartbeat (compat.md section 8.4).
+// Settings of a Heartbeat; the times are those of Litestream v0.5.
 const (
 	DefaultHeartbeatInterval = 5 * time.Minute
 	MinHeartbeatInterval     = time.Minute

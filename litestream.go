@@ -13,7 +13,7 @@ import (
 	"github.com/superfly/ltx"
 )
 
-// Levels of LTX files on a replica (compat.md section 5.1). Level 0 holds one
+// Levels of LTX files on a replica, as in Litestream v0.5. Level 0 holds one
 // transaction per file, levels 1 to MaxCompactionLevel hold merged ranges and
 // SnapshotLevel holds whole databases whose range begins at TXID 1.
 const (
@@ -21,7 +21,7 @@ const (
 	SnapshotLevel      = 9
 )
 
-// Defaults of a database, as in Litestream v0.5 (compat.md section 2.3).
+// Defaults of a database, as in Litestream v0.5.
 const (
 	DefaultMonitorInterval    = 1 * time.Second
 	DefaultCheckpointInterval = 1 * time.Minute
@@ -31,13 +31,13 @@ const (
 	DefaultMaxSyncWALBytes    = 64 << 20
 )
 
-// Defaults of a replica (compat.md section 2.4).
+// Defaults of a replica, as in Litestream v0.5.
 const (
 	DefaultSyncInterval    = 1 * time.Second
 	DefaultMaxSyncLTXFiles = 256
 )
 
-// Defaults of a store (compat.md section 2.2).
+// Defaults of a store, as in Litestream v0.5.
 const (
 	DefaultSnapshotInterval         = 24 * time.Hour
 	DefaultSnapshotRetention        = 24 * time.Hour

@@ -7,7 +7,7 @@ import (
 )
 
 // Metrics holds every collector of this package. Names and labels are those of
-// Litestream v0.5 (compat.md section 10), and our own where it has none.
+// Litestream v0.5, and our own where it has none.
 type Metrics struct {
 	dbs                            *dbCollector
 	ckptN, ckptErrorN, ckptSeconds *prometheus.CounterVec

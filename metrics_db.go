@@ -246,8 +246,8 @@ func (d *dbMetrics) validated(level int, valid bool, err error, now time.Time) {
 	d.m.validationOK.WithLabelValues(d.label, n).Set(ok)
 }
 
-// l0Retention records what a pass found; the label is the base file name
-// (compat.md section 10).
+// l0Retention records what a pass found; the label is the base file name,
+// as in Litestream v0.5.
 func (m *Metrics) l0Retention(name string, st L0RetentionStats) {
 	if m == nil {
 		return

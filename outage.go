@@ -15,7 +15,7 @@ import (
 const outageReminder = time.Hour
 
 // outageInterval is the pause between two lines about a storage that fails and
-// recovers again and again, as in Litestream v0.5 (compat.md section 8.3).
+// recovers again and again, as in Litestream v0.5.
 const outageInterval = 30 * time.Second
 
 // maxOutageKinds bounds the lines about one storage that fails in ever new ways.

@@ -114,7 +114,7 @@ type ObjectDeleter interface {
 
 // FilePermissions are the mode and owner of the files and folders that a local
 // replica makes. They follow the database's, so that who may read it may read
-// its backup (compat.md section 4.1).
+// its backup, as in Litestream v0.5.
 type FilePermissions struct {
 	Mode    fs.FileMode // of files, before the umask
 	DirMode fs.FileMode // of folders, before the umask

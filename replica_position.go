@@ -37,7 +37,7 @@ type positions struct {
 	same bool
 }
 
-// decideTakeover settles who goes on from where (compat.md section 8.2).
+// decideTakeover settles who goes on from where.
 func decideTakeover(p positions) takeover {
 	switch {
 	case p.acked > 0 && p.remote == p.acked && (p.captured == p.acked || p.localMin <= p.acked+1 && p.localMax == p.captured):

@@ -64,8 +64,8 @@ func ReplicaTypeFromURL(s string) string {
 	return "webdav"
 }
 
-// ParseReplicaURL splits a replica URL (compat.md section 3.1; the cases were
-// observed on Litestream v0.5.18, see TestParseReplicaURL):
+// ParseReplicaURL splits a replica URL; the cases were observed on Litestream
+// v0.5.18, see TestParseReplicaURL:
 //
 //   - The path is percent-decoded, cleaned of "." and "..", and has no leading
 //     slash. Without any path it is ".", with a bare slash it is empty.

@@ -25,7 +25,7 @@ type input struct {
 	trailer ltx.Trailer
 
 	// Known so far, in file order.
-	crc uint64       // of the file's logical content (compat.md section 15.1)
+	crc uint64       // of the file's logical content
 	xor ltx.Checksum // of the page checksums
 
 	pageN    int

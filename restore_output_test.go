@@ -453,7 +453,7 @@ func TestRestore_LockPage(t *testing.T) {
 }
 
 // legacyFile encodes a file as library versions before 0.5 did: a page is an
-// LZ4 frame without a length in front (compat.md section 15.1).
+// LZ4 frame without a length in front.
 func legacyFile(t *testing.T, hdr ltx.Header, image []byte) []byte {
 	t.Helper()
 	zw := lz4.NewWriter(nil)

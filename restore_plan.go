@@ -131,7 +131,7 @@ func planRestore(levels levelFiles, txID ltx.TXID, timestamp time.Time) ([]*ltx.
 	return plan, nil
 }
 
-// chainFiles is Litestream v0.5's choice (compat.md section 7.1): the newest
+// chainFiles is Litestream v0.5's choice: the newest
 // snapshot inside the limit, then again and again the file that reaches
 // farthest among those that continue the chain. It stops where nothing
 // continues and says nothing about what lies behind.

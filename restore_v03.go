@@ -84,7 +84,7 @@ func (rs *restorer) listFormats(ctx context.Context) (err error) {
 
 // usesV03 decides which of two formats is restored: the one that holds the
 // newest data of the wanted moment. Litestream v0.5 decides a timestamp by
-// snapshots alone (compat.md section 7.3), and so goes back to v0.3 until a
+// snapshots alone, and so goes back to v0.3 until a
 // replica that was taken over has its first snapshot in the new format.
 func usesV03(levels levelFiles, files []V03File, timestamp time.Time) bool {
 	if len(files) == 0 || countFiles(levels) == 0 {

@@ -25,7 +25,7 @@ import (
 const ReplicaClientType = "abs"
 
 // MetadataTimestampKey is the name of the metadata that holds the timestamp of
-// the LTX header, in any case (compat.md section 5.3).
+// the LTX header, in any case, as in Litestream v0.5.
 const MetadataTimestampKey = "litestreamtimestamp"
 
 var (

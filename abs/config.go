@@ -1,6 +1,5 @@
 // Package abs stores LTX files in Azure Blob Storage, in the layout of
-// Litestream v0.5: <path>/ltx/<level>/<min>-<max>.ltx with the path cleaned
-// (compat.md section 5.2).
+// Litestream v0.5: <path>/ltx/<level>/<min>-<max>.ltx with the path cleaned.
 //
 // All clients of one endpoint and credential share one HTTP transport and one
 // access token, so that any number of databases costs a bounded number of

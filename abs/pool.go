@@ -26,7 +26,7 @@ const (
 	maxDelay   = 2 * time.Second
 )
 
-// retryStatus are the answers that a retry may heal (compat.md section 2.9).
+// retryStatus are the answers that a retry may heal.
 var retryStatus = []int{
 	http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
 	http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,

@@ -96,8 +96,7 @@ func headers(sum []byte) *azblob.HTTPHeaders {
 	return &azblob.HTTPHeaders{BlobContentType: &ct, BlobContentMD5: sum}
 }
 
-// accessTier is that of every blob, as Litestream v0.5 sets it (compat.md
-// section 2.9).
+// accessTier is that of every blob, as Litestream v0.5 sets it.
 func accessTier() *azblob.AccessTier {
 	tier := azblob.AccessTierHot
 	return &tier

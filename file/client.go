@@ -28,7 +28,7 @@ import (
 const ReplicaClientType = "file"
 
 // Modes of files and folders when nothing is known of the database they
-// belong to (compat.md section 4.1). The umask applies to them.
+// belong to, as in Litestream v0.5. The umask applies to them.
 const (
 	DefaultMode    = fs.FileMode(0o600)
 	DefaultDirMode = fs.FileMode(0o700)

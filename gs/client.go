@@ -25,7 +25,7 @@ import (
 const ReplicaClientType = "gs"
 
 // MetadataTimestampKey is the name of the metadata that holds the timestamp of
-// the LTX header (compat.md section 5.3).
+// the LTX header, as in Litestream v0.5.
 const MetadataTimestampKey = "litestream-timestamp"
 
 var (

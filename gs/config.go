@@ -1,6 +1,5 @@
 // Package gs stores LTX files in Google Cloud Storage, in the layout of
-// Litestream v0.5: <path>/ltx/<level>/<min>-<max>.ltx with the path cleaned
-// (compat.md section 5.2).
+// Litestream v0.5: <path>/ltx/<level>/<min>-<max>.ltx with the path cleaned.
 //
 // It speaks the service's JSON API over net/http. Google's own client library
 // brings gRPC with it, which makes the program a third larger
@@ -85,7 +84,7 @@ func (cfg Config) NewReplicaClient() (*ReplicaClient, error) {
 }
 
 // newReplicaClientFromURL is the factory behind NewReplicaClientFromURL of the
-// root package. A gs URL has no parameters (compat.md section 3.1).
+// root package. A gs URL has no parameters.
 func newReplicaClientFromURL(_, host, urlPath string, _ url.Values, _ *url.Userinfo) (litestream.ReplicaClient, error) {
 	return Config{Bucket: host, Path: urlPath}.NewReplicaClient()
 }

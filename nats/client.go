@@ -17,7 +17,7 @@ import (
 const ReplicaClientType = "nats"
 
 // TimestampHeader is the object's header that holds the timestamp of the LTX
-// header (compat.md section 5.3).
+// header, as in Litestream v0.5.
 const TimestampHeader = "Litestream-Timestamp"
 
 var (

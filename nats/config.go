@@ -1,6 +1,6 @@
 // Package nats stores LTX files in an object store of NATS JetStream, in the
 // layout of Litestream v0.5: objects ltx/<level>/<min>-<max>.ltx of a bucket
-// that exists already (compat.md section 5.2).
+// that exists already.
 //
 // A bucket is a stream that all objects share, and it cannot be listed by
 // prefix: an object's name is one token of a subject. So that many databases
@@ -27,7 +27,7 @@ import (
 	"github.com/benbjohnson/litestream/internal/blob"
 )
 
-// Defaults of Options (compat.md section 2.4).
+// Defaults of Options, as in Litestream v0.5.
 const (
 	DefaultServer        = "127.0.0.1:4222"
 	DefaultMaxReconnects = -1 // no end

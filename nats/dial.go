@@ -33,7 +33,7 @@ func (o Options) library() (*natsgo.Options, error) {
 	return &opts, nil
 }
 
-// credentials returns those that count (compat.md section 2.4).
+// credentials returns those that count.
 func (o Options) credentials() ([]natsgo.Option, error) {
 	switch {
 	case o.JWT != "":

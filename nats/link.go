@@ -22,7 +22,7 @@ const (
 	pingTimeout  = 5 * time.Second // of a server that owed an answer
 	reconnecting = 5 * time.Second // that an operation waits for a lost connection
 
-	// Pings of a quiet connection (compat.md section 2.9).
+	// Pings of a quiet connection, as in Litestream v0.5.
 	pingInterval = 2 * time.Minute
 	maxPingsOut  = 2
 )

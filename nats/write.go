@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// chunkSize is that of Litestream v0.5, in bytes (compat.md section 2.9).
+	// chunkSize is that of Litestream v0.5, in bytes.
 	chunkSize = 128 << 10
 
 	// chunkWindow is the number of chunks of one file that may be under way.

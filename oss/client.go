@@ -28,7 +28,7 @@ import (
 const ReplicaClientType = "oss"
 
 // MetadataTimestampKey is the name of the user metadata that holds the
-// timestamp of the LTX header (compat.md section 5.3).
+// timestamp of the LTX header, as in Litestream v0.5.
 const MetadataTimestampKey = "litestream-timestamp"
 
 // metadataPrefix is what the headers of user metadata begin with.

@@ -1,7 +1,7 @@
 // Package oss stores LTX files in Alibaba Cloud Object Storage Service, in the
 // layout of Litestream v0.5: <path>/<level>/<min>-<max>.ltx with the level as
 // four hexadecimal digits. Keys are plain concatenations that are never cleaned,
-// so that existing backups are found (compat.md section 5.2).
+// so that existing backups are found.
 //
 // It speaks the service's own protocol over net/http, with signatures of version
 // 4; docs/decisions/0007 says why not by Alibaba's library. The service also has
@@ -25,7 +25,7 @@ import (
 	"github.com/benbjohnson/litestream/internal/blob"
 )
 
-// Defaults and limits of the client (compat.md sections 2.4 and 2.9).
+// Defaults and limits of the client. DefaultRegion is that of Litestream v0.5.
 const (
 	DefaultRegion      = "cn-hangzhou"
 	DefaultPartSize    = 6 << 20 // bytes

@@ -107,8 +107,7 @@ func run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// The paths are those that Litestream's own packages have (compat.md section
-// 16.6).
+// The paths are those that Litestream's own packages have.
 func TestPackage_Files(t *testing.T) {
 	got := map[string]string{}
 	for _, f := range readNFPM(t).Contents {

@@ -26,7 +26,7 @@ import (
 const ReplicaClientType = "s3"
 
 // MetadataTimestampKey is the name of the user metadata that holds the
-// timestamp of the LTX header (compat.md section 5.3).
+// timestamp of the LTX header, as in Litestream v0.5.
 const MetadataTimestampKey = "litestream-timestamp"
 
 // maxDeleteKeys is the most keys that one DeleteObjects takes.

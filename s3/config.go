@@ -1,7 +1,7 @@
 // Package s3 stores LTX files in Amazon S3 and in services that speak its
 // protocol, in the layout of Litestream v0.5: <path>/<level>/<min>-<max>.ltx
 // with the level as four hexadecimal digits. Keys are plain concatenations that
-// are never cleaned, so that existing backups are found (compat.md section 5.2).
+// are never cleaned, so that existing backups are found.
 //
 // All clients of one endpoint and credential share one HTTP transport, so that
 // any number of databases costs a bounded number of connections.
@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// Defaults and limits of the client (compat.md section 2.8).
+// Defaults and limits of the client.
 const (
 	DefaultPartSize    = 5 << 20 // bytes
 	DefaultConcurrency = 5       // parts of one upload in flight

@@ -25,8 +25,8 @@ type provider struct {
 	header                 [2]string
 }
 
-// providers lists the known services (compat.md section 2.7). The first that
-// matches counts.
+// providers lists the known services. The first that matches
+// counts.
 var providers = []provider{
 	{
 		name: "tigris", hosts: []string{"fly.storage.tigris.dev", "t3.storage.dev"},

@@ -19,7 +19,7 @@ import (
 	"github.com/benbjohnson/litestream/internal/blob"
 )
 
-// Retries of one request (compat.md section 2.8).
+// Retries of one request; how many and the longest pause are Litestream v0.5's.
 const (
 	maxAttempts = 8
 	baseBackoff = 100 * time.Millisecond

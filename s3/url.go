@@ -169,7 +169,7 @@ var hostForms = []struct {
 }
 
 // parseHost tells bucket, region, endpoint and style from the host of a URL
-// (compat.md section 3.2; checked against Litestream v0.5.18, TestParseURL).
+// (checked against Litestream v0.5.18, TestParseURL).
 func parseHost(host string) Config {
 	if strings.HasPrefix(host, "arn:") {
 		cfg := Config{Bucket: host}

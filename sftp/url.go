@@ -11,7 +11,7 @@ import (
 
 // WithURL adds what the URL says to the settings of a configuration file. Host
 // and path are the URL's, and user and password if it has them. The path is
-// absolute (compat.md section 3.1).
+// absolute.
 func (cfg Config) WithURL(rawURL string) (Config, error) {
 	scheme, host, urlPath, query, userinfo, err := litestream.ParseReplicaURL(rawURL)
 	if err != nil {

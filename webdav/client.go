@@ -21,8 +21,8 @@ import (
 // ReplicaClientType is the name of this kind of replica in configurations.
 const ReplicaClientType = "webdav"
 
-// maxParallel is how many requests of one batch are under way (as upstream has
-// it, compat.md section 5.3).
+// maxParallel is how many requests of one batch are under way (as in
+// Litestream v0.5).
 const maxParallel = 10
 
 // ltxDir is the folder below a replica's path that holds one folder per level.

@@ -8,7 +8,7 @@ import (
 	"github.com/benbjohnson/litestream"
 )
 
-// Defaults that concern the command alone (compat.md section 2.2).
+// Defaults that concern the command alone, as in Litestream v0.5.
 const (
 	defaultSocketPath        = "/var/run/litestream.sock"
 	defaultSocketPermissions = 0o600

@@ -17,7 +17,7 @@ import (
 )
 
 // prettyHandler writes lines for people: `15:04:05 INF message key=value`, in
-// colours on a terminal (compat.md section 11).
+// colours on a terminal, as in Litestream v0.5.
 type prettyHandler struct {
 	out    *prettyOutput
 	level  slog.Leveler

@@ -6,7 +6,7 @@ import (
 )
 
 // DefaultLogInterval is the pause between two log lines about one failure, as
-// in Litestream v0.5 (compat.md section 8.3).
+// in Litestream v0.5.
 const DefaultLogInterval = 30 * time.Second
 
 // maxClasses bounds the log lines of one interval when an error changes its

@@ -13,7 +13,7 @@ import (
 
 // A Root is the path that the objects of one database, or of a whole fleet, lie
 // below. It is cleaned where it is used, so that "", "." and "./" are the whole
-// of a bucket (compat.md section 5.2).
+// of a bucket.
 type Root string
 
 // Location returns the root in the one form that all its spellings have.

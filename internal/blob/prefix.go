@@ -9,7 +9,7 @@ import (
 
 // A Prefix is the path of one database where keys are plain concatenations that
 // are never cleaned, without an ltx folder: <path>/<level>/<name> with the level
-// as four hexadecimal digits (compat.md section 5.2).
+// as four hexadecimal digits.
 type Prefix string
 
 // levelPrefix is how the folder of every level begins; one digit follows.

@@ -9,7 +9,7 @@ import (
 )
 
 // Limits of connecting and of idle connections, which are those of the S3
-// client (compat.md section 2.8).
+// client.
 const (
 	dialTimeout     = 30 * time.Second
 	keepAlive       = 30 * time.Second

@@ -1,5 +1,5 @@
 // Package control serves the control socket: HTTP with JSON bodies over a unix
-// socket, as Litestream v0.5 has it (compat.md section 9). What the requests do
+// socket, as Litestream v0.5 has it. What the requests do
 // is a Service's; this package is about limits, so that no client and no
 // request, however slow or wrong, keeps another from being answered.
 package control

@@ -12,7 +12,7 @@ import (
 )
 
 // routes returns the handlers. A path that is not there is answered with 404,
-// a method that is not taken with 405, both as text (compat.md section 9).
+// a method that is not taken with 405, both as text, as Litestream v0.5 does.
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /info", s.handleInfo)

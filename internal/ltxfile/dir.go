@@ -1,8 +1,8 @@
 // Package ltxfile stages LTX files in a local folder: a file is complete and
 // durable under its name, or it is not there.
 //
-// Names and write protocol are those of Litestream v0.5 (compat.md, sections
-// 4.1 and 4.6): <min>-<max>.ltx.tmp, fsync, rename, fsync of the folder.
+// Names and write protocol are those of Litestream v0.5:
+// <min>-<max>.ltx.tmp, fsync, rename, fsync of the folder.
 package ltxfile
 
 import (

@@ -1,7 +1,7 @@
 // Package mcpserver offers the commands of litestream to programs that speak
 // the Model Context Protocol, over HTTP. The names of the server and its tools
-// are those of Litestream v0.5 (compat.md section 13). There is no
-// authentication: who reaches the address can use every tool.
+// are those of Litestream v0.5. There is no authentication:
+// who reaches the address can use every tool.
 package mcpserver
 
 import (

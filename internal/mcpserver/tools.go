@@ -23,8 +23,7 @@ type Service interface {
 	Version(ctx context.Context, w io.Writer) error
 }
 
-// Arguments of the tools; their names and types are those of Litestream v0.5
-// (compat.md section 13).
+// Arguments of the tools; their names and types are those of Litestream v0.5.
 type (
 	configArgs struct {
 		Config string `json:"config,omitempty" jsonschema:"Path of the configuration file. Optional: without it, that of the running daemon."`
