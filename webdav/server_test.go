@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -182,6 +183,49 @@ func TestTruncated(t *testing.T) {
 	}
 	if _, err := c.LTXFiles(t.Context(), 0, 0, false); err == nil || !strings.Contains(err.Error(), "cut off") {
 		t.Errorf("cut listing: err=%v", err)
+	}
+}
+
+// TestEarlyRefusal writes to a server that resets the connection of an upload
+// into a folder it misses, as soon as it has read the request's header: its
+// answer never arrives.
+func TestEarlyRefusal(t *testing.T) {
+	t.Parallel()
+	var folders, resets atomic.Int64
+	var size atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.Method {
+		case http.MethodPut:
+			if folders.Load() == 0 {
+				conn, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				resets.Add(1)
+				_ = conn.(*net.TCPConn).SetLinger(0)
+				_ = conn.Close()
+				return
+			}
+			n, _ := io.Copy(io.Discard, r.Body)
+			size.Store(n)
+			w.WriteHeader(http.StatusCreated)
+		case "MKCOL":
+			folders.Add(1)
+			w.WriteHeader(http.StatusCreated)
+		case http.MethodHead:
+			w.Header().Set("Content-Length", fmt.Sprint(size.Load()))
+		}
+	}))
+	t.Cleanup(srv.Close)
+	c := newClient(t, webdav.Config{URL: srv.URL, Path: "p"})
+	const n = 4_000_000 // more than the sockets hold
+	info, err := c.WriteLTXFile(t.Context(), 0, 1, 1, bytes.NewReader(replicatest.File(t, 1, 1, n, 0)))
+	if err != nil || info.Size != n || size.Load() != n {
+		t.Errorf("info=%+v, err=%v, server has %d bytes, want %d", info, err, size.Load(), n)
+	}
+	if resets.Load() == 0 || folders.Load() == 0 {
+		t.Errorf("%d resets, %d folders made, want some", resets.Load(), folders.Load())
 	}
 }
 

@@ -161,6 +161,11 @@ func (c *ReplicaClient) upload(ctx context.Context, tmp string, body *io.Section
 	err := c.ask(ctx, put)
 	put.once = false
 	if err != nil && isPassing(err) && !mayLackFolder(err) {
+		if statusOf(err) == 0 {
+			// A server that misses the folder may say so and close the connection
+			// before it has read the file, and what it said is lost.
+			_ = c.makeDirsOnce(ctx, c.target(path.Dir(tmp)).Path) // what counts is whether the file is taken then
+		}
 		err = c.ask(ctx, put)
 	}
 	for try := 0; try < foldersTries && mayLackFolder(err) && (try == 0 || !isPassing(err)); try++ {
