@@ -84,6 +84,7 @@ type reader struct {
 type handle struct {
 	session *session
 	file    *sftp.File
+	size    int64  // when it was opened
 	version string // size and time; a file that is replaced has others
 }
 
@@ -182,7 +183,7 @@ func (r *reader) read(ctx context.Context, s *session) error {
 	last := !r.whole && want == r.left
 	got, err := take(ctx, s, func(client *sftp.Client) (chunk, error) {
 		if held != nil {
-			return readChunk(held.file, offset, want)
+			return held.readChunk(offset, want)
 		}
 		return openChunk(client, r.client.join(r.key), offset, want, last)
 	}, func(c chunk) {
@@ -212,7 +213,8 @@ func (r *reader) read(ctx context.Context, s *session) error {
 }
 
 // openChunk opens a file and reads from it. It leaves it open if more is
-// wanted and there may be more.
+// wanted and there may be more. That the server answers to what follows the read
+// shows that an end is the file's, and not the connection's.
 func openChunk(client *sftp.Client, name string, offset, want int64, last bool) (chunk, error) {
 	f, err := client.Open(name)
 	if err != nil {
@@ -222,14 +224,26 @@ func openChunk(client *sftp.Client, name string, offset, want int64, last bool) 
 	if err == nil && !c.end && !last {
 		var fi os.FileInfo
 		if fi, err = f.Stat(); err == nil {
-			c.held = &handle{file: f, version: fmt.Sprintf("%d bytes of %s", fi.Size(), fi.ModTime())}
+			c.held = &handle{file: f, size: fi.Size(), version: fmt.Sprintf("%d bytes of %s", fi.Size(), fi.ModTime())}
 			return c, nil
 		}
 	}
 	return c, errors.Join(err, f.Close())
 }
 
-// readChunk reads want bytes, or less at the end of the file.
+// readChunk reads want bytes, or less at the end of the file. A file that ends
+// before its size is a connection that was lost: the library reports the end of
+// both in the same way.
+func (h *handle) readChunk(offset, want int64) (chunk, error) {
+	c, err := readChunk(h.file, offset, want)
+	if end := offset + int64(len(c.data)); err == nil && c.end && end < h.size {
+		return chunk{}, fmt.Errorf("file ends at %d of %d bytes: %w", end, h.size, io.ErrUnexpectedEOF)
+	}
+	return c, err
+}
+
+// readChunk reads want bytes, or less at the end of the file or of the
+// connection.
 func readChunk(f *sftp.File, offset, want int64) (chunk, error) {
 	buf := make([]byte, want)
 	n, err := f.ReadAt(buf, offset)
