@@ -154,6 +154,9 @@ func (b *backendBench) kind(ctx context.Context, t *table, k backendKind) (err e
 	if err != nil {
 		return err
 	}
+	if err := p.ready(ctx, "source"); err != nil {
+		return err
+	}
 	client, err := p.client("source")
 	if err == nil {
 		err = writeReplica(ctx, client, b.source, 0)
@@ -202,6 +205,11 @@ func (b *backendBench) smallFiles(ctx context.Context, t *table, bt backendTurn)
 	paths, err := copyDatabases(ctx, bt.dir, b.dbs)
 	if err != nil {
 		return err
+	}
+	for n := range paths {
+		if err := bt.ready(ctx, bt.replica(n)); err != nil {
+			return err
+		}
 	}
 	p, err := b.startTool(bt, bt.config(paths), "replicate")
 	if err != nil {
@@ -317,6 +325,9 @@ func (b *backendBench) largeFile(ctx context.Context, t *table, bt backendTurn) 
 	}
 	if err := exec.CommandContext(ctx, "sync").Run(); err != nil {
 		return fmt.Errorf("sync: %w", err)
+	}
+	if err := bt.ready(ctx, bt.replica(0)); err != nil {
+		return err
 	}
 	client, err := bt.client(bt.replica(0))
 	if err == nil {

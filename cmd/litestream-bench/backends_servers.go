@@ -16,12 +16,15 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/abs"
 	"github.com/benbjohnson/litestream/file"
 	"github.com/benbjohnson/litestream/gs"
 	"github.com/benbjohnson/litestream/internal/fakeoss"
+	"github.com/benbjohnson/litestream/nats"
 	"github.com/benbjohnson/litestream/oss"
 	"github.com/benbjohnson/litestream/s3"
 	"github.com/benbjohnson/litestream/sftp"
@@ -44,6 +47,7 @@ var backendKinds = []backendKind{
 	{"abs", "Azurite", absPlace},
 	{"gs", "fake-gcs-server", gsPlace},
 	{"oss", "fakeoss", ossPlace},
+	{"nats", "nats-server", natsPlace},
 }
 
 func backendNames() []string {
@@ -58,7 +62,16 @@ func backendNames() []string {
 type place struct {
 	section func(path string) string // of a configuration, in lines
 	client  func(path string) (litestream.ReplicaClient, error)
-	stop    func() // nil: there is no server
+	prepare func(ctx context.Context, path string) error // before the first use of a path; nil: nothing is needed
+	stop    func()                                       // nil: there is no server
+}
+
+// ready makes what a replica needs before its first use.
+func (p *place) ready(ctx context.Context, path string) error {
+	if p.prepare == nil {
+		return nil
+	}
+	return p.prepare(ctx, path)
 }
 
 // serverAt starts a server and waits until it listens.
@@ -310,5 +323,47 @@ func ossPlace(ctx context.Context, _ string) (*place, error) {
 			return oss.Config{AccessKeyID: accessKey, AccessKeySecret: secretKey, Bucket: bucket, Path: path, Endpoint: endpoint}.NewReplicaClient()
 		},
 		stop: func() { _ = server.Close() }, // nothing hangs on how it ends
+	}, nil
+}
+
+// natsPlace gives each replica a bucket of its own: Litestream v0.5 has no paths
+// in one.
+func natsPlace(ctx context.Context, dir string) (*place, error) {
+	addr, err := freeAddr(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conf := filepath.Join(dir, "nats.conf")
+	text := fmt.Sprintf("listen: %q\njetstream { store_dir: %q, max_file_store: 100GB }\n", addr, filepath.Join(dir, "data"))
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	p, err := serverAt(ctx, dir, addr, filepath.Join(cacheDir(), "bin", "nats-server"), "-c", conf)
+	if err != nil {
+		return nil, err
+	}
+	var pool nats.Pool
+	nc, err := natsgo.Connect("nats://" + addr)
+	if err != nil {
+		p.stop()
+		return nil, fmt.Errorf("connect to %s: %w", addr, err)
+	}
+	stop := func() { nc.Close(); pool.Close(); p.stop() }
+	js, err := jetstream.New(nc)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	bucketOf := func(path string) string { return strings.ReplaceAll(path, "/", "-") }
+	return &place{
+		section: func(path string) string { return fmt.Sprintf("url: nats://%s/%s", addr, bucketOf(path)) },
+		client: func(path string) (litestream.ReplicaClient, error) {
+			return pool.Get(nats.Config{Server: addr, Bucket: bucketOf(path)})
+		},
+		prepare: func(ctx context.Context, path string) error {
+			_, err := js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{Bucket: bucketOf(path)})
+			return err
+		},
+		stop: stop,
 	}, nil
 }
