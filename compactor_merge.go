@@ -17,6 +17,8 @@ var (
 	errHeaderRange   = errors.New("header and name have different transaction ranges")
 	errPageOrder     = errors.New("page number out of order or out of range")
 
+	errOtherWriter = errors.New("it is of another writer than the file before it, and was not made for what that leaves")
+
 	// errChainBroken asks for another merge without checksums.
 	errChainBroken = errors.New("checksums of neighbouring files differ")
 )
@@ -28,6 +30,7 @@ type mergeInput struct {
 	hdr  ltx.PageHeader // next page; zero if it has to be read
 	data []byte
 	last uint32 // page read last
+	n    uint32 // pages read
 	done bool
 
 	// limit is the highest page that is not made stale by a later file: the
@@ -61,7 +64,29 @@ func (in *mergeInput) next() error {
 		return in.fail("decode", fmt.Errorf("page %d: %w", pgno, errPageOrder))
 	}
 	in.last = in.hdr.Pgno
+	in.n++
 	return nil
+}
+
+// whole reports whether the file, which was read to its end, holds every page.
+func (in *mergeInput) whole() bool {
+	h := in.dec.Header()
+	n := h.Commit
+	if n >= h.LockPgno() {
+		n--
+	}
+	return in.n == n
+}
+
+// checkWriter refuses to merge the files of two writers, unless the later one
+// begins with the whole database or was made for what prev leaves. Both files
+// were read to their end.
+func (in *mergeInput) checkWriter(prev *mergeInput) error {
+	pre, post := in.dec.Header().PreApplyChecksum, prev.dec.Trailer().PostApplyChecksum
+	if !otherWriters(in.dec.Header(), prev.dec.Header()) || in.whole() || pre != 0 && pre == post {
+		return nil
+	}
+	return in.fail("compact", errOtherWriter)
 }
 
 // merger merges LTX files in one pass with one page of each in memory. Unlike
@@ -106,6 +131,7 @@ func (m *merger) start(checksums bool) (n int, err error) {
 		MinTXID:   max(first.MinTXID, m.minTXID),
 		MaxTXID:   last.MaxTXID,
 		Timestamp: last.Timestamp,
+		NodeID:    last.NodeID,
 	}
 	if checksums && m.chained() {
 		m.hdr.Flags = 0
@@ -246,6 +272,11 @@ func (m *merger) finish() error {
 	for i, in := range m.inputs {
 		if err := in.dec.Close(); err != nil {
 			return in.fail("decode", err)
+		}
+		if i > 0 {
+			if err := in.checkWriter(m.inputs[i-1]); err != nil {
+				return err
+			}
 		}
 		if !m.hdr.NoChecksum() && i > 0 && in.dec.Header().PreApplyChecksum != post {
 			return errChainBroken

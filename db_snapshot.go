@@ -133,7 +133,7 @@ func (db *DB) writeSnapshot(v *View) (_ *StagedSnapshot, err error) {
 			err = errors.Join(err, f.Abort())
 		}
 	}()
-	w, err := newLTXWriter(f, snapshotHeader(v, db.st.txid, db.knobs.now().UnixMilli()), publishRule{})
+	w, err := newLTXWriter(f, db.snapshotHeader(v, db.knobs.now().UnixMilli()), publishRule{})
 	if err != nil {
 		return nil, err
 	}
@@ -170,10 +170,10 @@ func (db *DB) writeSnapshot(v *View) (_ *StagedSnapshot, err error) {
 }
 
 // snapshotHeader claims the last frame only, as Litestream v0.5's does.
-func snapshotHeader(v *View, txid ltx.TXID, timestamp int64) ltx.Header {
+func (db *DB) snapshotHeader(v *View, timestamp int64) ltx.Header {
 	hdr := ltx.Header{
 		Version: ltx.Version, PageSize: v.PageSize, Commit: v.PageN,
-		MinTXID: 1, MaxTXID: txid, Timestamp: timestamp, WALOffset: WALHeaderSize,
+		MinTXID: 1, MaxTXID: db.st.txid, Timestamp: timestamp, WALOffset: WALHeaderSize, NodeID: db.writerID(),
 	}
 	if v.Cursor.HasFrames() {
 		hdr.WALSize = WALFrameHeaderSize + int64(v.PageSize)

@@ -189,6 +189,14 @@ type FleetRestoreRow struct {
 	Behind  bool   // it is older than the newest state that is known of
 }
 
+// warn adds to what is not as it was.
+func (row *FleetRestoreRow) warn(format string, args ...any) {
+	if row.Warning != "" {
+		row.Warning += "; "
+	}
+	row.Warning += fmt.Sprintf(format, args...)
+}
+
 // FleetRestoreSummary counts outcomes.
 type FleetRestoreSummary struct {
 	Total    int

@@ -396,6 +396,10 @@ func (r *FleetRestore) fill(ctx context.Context, rs *restorer, folder *fleetFold
 		return err
 	}
 	row := p.row
+	if rs.lineage != "" {
+		row.Behind = true
+		row.warn("%s", rs.lineage)
+	}
 	row.TXID, row.Timestamp, row.Bytes = rs.target, db.at, int64(db.pageN)*int64(db.pageSize)
 	if row.SHA256, row.Bytes, err = fleetSum(f); err != nil {
 		return outputError("read back", err)
@@ -440,12 +444,7 @@ func (r *FleetRestore) own(f *os.File, folder *fleetFolder, p *fleetPlaced) erro
 	if p.e.HasOwner {
 		uid, gid = p.e.UID, p.e.GID
 	}
-	warn := func(format string, args ...any) {
-		if p.row.Warning != "" {
-			p.row.Warning += "; "
-		}
-		p.row.Warning += fmt.Sprintf(format, args...)
-	}
+	warn := p.row.warn
 	if self := os.Geteuid(); self == 0 && (uid != 0 || gid != 0) || p.e.HasOwner && (uid != self || gid != os.Getegid()) {
 		if err := f.Chown(uid, gid); isNotAllowed(err) {
 			warn("the owner %d:%d cannot be set: %v", uid, gid, err)

@@ -314,6 +314,8 @@ type restorer struct {
 	sums     *os.File        // page checksums for the ledger; nil if not wanted
 	v03Files []V03File       // the listing of a backup of v0.3
 	v03      *v03.Plan       // the plan instead of files; nil if LTX files are restored
+	picks    int             // how often the files were those of two writers
+	lineage  string          // what was left out of theirs; empty: nothing
 
 	list  func(ctx context.Context) error // fills levels and v03Files; nil: listFormats
 	admit func(bytes int64) error         // may refuse the size of the database; nil: all are right
@@ -345,16 +347,21 @@ func (rs *restorer) planOnce(ctx context.Context) error {
 	if target < rs.target {
 		return fmt.Errorf("%w: the replica reached txid %s when the restore began and now ends at %s", ErrTxNotAvailable, rs.target, target)
 	}
+	rs.setPlan(files)
+	return nil
+}
+
+// setPlan makes files the plan.
+func (rs *restorer) setPlan(files []*ltx.FileInfo) {
 	var total int64
 	for _, info := range files {
 		total += info.Size
 	}
-	rs.files, rs.target = files, target
+	rs.files, rs.target = files, files[len(files)-1].MaxTXID
 	rs.progress.bytes.Store(0)
 	rs.progress.total.Store(total)
 	rs.progress.files.Store(int64(len(files)))
-	rs.opt.Logger.Debug("restore plan", "files", len(files), "bytes", total, "txid", target.String())
-	return nil
+	rs.opt.Logger.Debug("restore plan", "files", len(files), "bytes", total, "txid", rs.target.String())
 }
 
 // fill writes the database. A file that compaction or retention removed after
@@ -368,6 +375,12 @@ func (rs *restorer) fill(ctx context.Context, out *restoreOutput) (restored, err
 		db, err := rs.apply(ctx, out)
 		if err == nil {
 			return db, nil
+		}
+		if picked, perr := rs.pickLineage(ctx, err); perr != nil {
+			return restored{}, errors.Join(err, perr)
+		} else if picked {
+			replans--
+			continue
 		}
 		if !errors.Is(err, fs.ErrNotExist) || replans == len(rs.opt.knobs.replanDelays) {
 			return restored{}, rs.withHint(err)

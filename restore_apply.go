@@ -321,30 +321,52 @@ func (a *applier) verify(in *input) error {
 			return in.fail("verify", fmt.Errorf("database checksum of its pages is %s, stored %s", sum, in.trailer.PostApplyChecksum))
 		}
 	}
-	if next := in.newer; next != nil && next.hdr.MinTXID == in.hdr.MaxTXID+1 {
+	next := in.newer
+	switch {
+	case next == nil:
+		return nil
+	case next.hdr.MinTXID == in.hdr.MaxTXID+1:
 		return next.follows(in)
+	case a.newest.trailer.PostApplyChecksum == 0 && otherWriters(next.hdr, in.hdr): // no checksum of all pages tells
+		return next.stranger(in)
 	}
 	return nil
 }
 
 // follows returns an error if a file was not made for what the one before it
-// leaves.
+// leaves. Where no checksum tells, it was if both are of one writer: who goes on
+// behind another begins with the whole database.
 func (in *input) follows(prev *input) error {
 	post, pre := prev.trailer.PostApplyChecksum, in.hdr.PreApplyChecksum
-	if post == 0 || pre == 0 || post == pre {
+	fits := post == pre
+	if post == 0 || pre == 0 {
+		fits = !otherWriters(in.hdr, prev.hdr)
+	}
+	if fits {
 		return nil
 	}
-	return in.fail("apply", &strangerError{pre: pre, post: post, prev: prev.info})
+	return in.stranger(prev)
+}
+
+func (in *input) stranger(prev *input) error {
+	return in.fail("apply", &strangerError{
+		pre: in.hdr.PreApplyChecksum, post: prev.trailer.PostApplyChecksum, next: in.info, prev: prev.info,
+		writer: in.hdr.NodeID, before: prev.hdr.NodeID,
+	})
 }
 
 // strangerError means that of two neighbouring files one is another database's.
 type strangerError struct {
-	pre, post ltx.Checksum
-	prev      *ltx.FileInfo
+	pre, post      ltx.Checksum
+	next, prev     *ltx.FileInfo
+	writer, before uint64
 }
 
-// Error returns both checksums.
+// Error returns both checksums, or who wrote the files.
 func (e *strangerError) Error() string {
+	if e.pre == 0 || e.post == 0 {
+		return fmt.Sprintf("is of %s, the file before it of %s", writerName(e.writer), writerName(e.before))
+	}
 	return fmt.Sprintf("expects a database of checksum %s, the file before it leaves %s", e.pre, e.post)
 }
 

@@ -128,6 +128,8 @@ type source struct {
 	client   litestream.ReplicaClient
 	pageSize int
 	checksum bool
+	writer   uint64 // whose number the files carry
+	whole    bool   // they hold all pages, whatever changed
 	txid     ltx.TXID
 	images   map[ltx.TXID][]byte // the database at each position
 	start    time.Time
@@ -224,8 +226,9 @@ func (s *source) encode(minTXID, maxTXID ltx.TXID) []byte {
 	hdr := ltx.Header{
 		Version: ltx.Version, Flags: ltx.HeaderFlagNoChecksum, PageSize: uint32(s.pageSize), Commit: uint32(len(after) / s.pageSize),
 		MinTXID: minTXID, MaxTXID: maxTXID, Timestamp: s.timeOf(maxTXID).UnixMilli(),
+		NodeID: s.writer,
 	}
-	if s.checksum {
+	if s.checksum && (minTXID == 1 || !s.whole) {
 		hdr.Flags = 0
 		if minTXID > 1 {
 			hdr.PreApplyChecksum = s.checksumOf(before)
@@ -237,7 +240,7 @@ func (s *source) encode(minTXID, maxTXID ltx.TXID) []byte {
 	}
 	for pgno := uint32(1); pgno <= hdr.Commit; pgno++ {
 		page := s.page(after, pgno)
-		if pgno == hdr.LockPgno() || !s.changed(pgno, minTXID, maxTXID) {
+		if pgno == hdr.LockPgno() || !s.whole && !s.changed(pgno, minTXID, maxTXID) {
 			continue
 		}
 		if err := enc.EncodePage(ltx.PageHeader{Pgno: pgno}, page); err != nil {

@@ -65,7 +65,7 @@ type VerifyState string
 const (
 	VerifyOK             VerifyState = "ok"
 	VerifyMissingDelayed VerifyState = "missing-delayed" // what should be there is younger than the grace period
-	VerifyDiverged       VerifyState = "diverged"        // the replica is whole and differs from what others know of it
+	VerifyDiverged       VerifyState = "diverged"        // the replica is whole and differs from what others know of it, or two writers wrote it
 	VerifyMissingLost    VerifyState = "missing-lost"    // files are missing
 	VerifyCorrupt        VerifyState = "corrupt"         // files are not what was written
 )

@@ -20,6 +20,7 @@ type pageState struct {
 	sums   []ltx.Checksum
 	xor    ltx.Checksum // of all sums
 	mix    uint64       // see mixPage
+	writer uint64       // of the last file; 0: it does not say
 
 	// trail are the files that led here since a checksum confirmed the position
 	// ahead of them.

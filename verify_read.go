@@ -161,9 +161,17 @@ func (v *verification) step(info *ltx.FileInfo, in *stepInput) error {
 	}
 	if hdr.PreApplyChecksum != 0 && in.from+1 == info.MinTXID && info.MinTXID > 1 {
 		if hdr.PreApplyChecksum != in.before {
+			before := trailText(s.trail)
 			s.trail = append(s.trail, info)
+			if otherWriters(hdr, ltx.Header{NodeID: s.writer}) {
+				v.find(VerifyFinding{
+					VerifyDiverged, VerifyRead, objectName(info),
+					fmt.Sprintf("it is of %s and not made for what %s left ahead of it (%s)", writerName(hdr.NodeID), writerName(s.writer), before),
+				}, s.trail...)
+				return nil
+			}
 			problem(fmt.Sprintf("it applies to a database of checksum %s, the files ahead of it (%s) lead to %s",
-				hdr.PreApplyChecksum, trailText(s.trail[:len(s.trail)-1]), in.before))
+				hdr.PreApplyChecksum, before, in.before))
 			return nil
 		}
 		s.trail = nil
@@ -176,7 +184,7 @@ func (v *verification) step(info *ltx.FileInfo, in *stepInput) error {
 		problem(fmt.Sprintf("page %d of %d is in no file", pgno, hdr.Commit))
 		return nil
 	}
-	s.txid = info.MaxTXID
+	s.txid, s.writer = info.MaxTXID, hdr.NodeID
 	if want := in.trailer.PostApplyChecksum; want != 0 && want != s.checksum() {
 		problem(fmt.Sprintf("its pages lead to a database of checksum %s, it says %s: a page of it is missing or another database's", s.checksum(), want))
 		return nil
