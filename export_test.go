@@ -114,3 +114,6 @@ func LeanReasons(n uint32) int {
 
 // EnsureMeta makes the metadata directory.
 func (db *DB) EnsureMeta() error { return db.ensureMeta() }
+
+// ProofFor is for how long an upload shows that nobody else is there.
+func (r *Replica) ProofFor() time.Duration { return r.proofFor() }

@@ -138,7 +138,7 @@ func (m *MultiDBManager) openTenant(ctx context.Context, d *DynamicDB) (*managed
 	m.tuneTenant(db)
 	db.Checksums, db.Logger = m.cfg().Checksums, m.logger
 	db.Replica = NewReplicaWithClient(db, client)
-	db.Replica.SyncInterval, db.Replica.L0Retention = m.SyncInterval, m.upkeeper().Settings.L0Retention
+	db.Replica.SyncInterval, db.Replica.l0Retention = m.SyncInterval, func() time.Duration { return m.upkeeper().Settings.L0Retention }
 	db.Replica.onUploaded = func(info *ltx.FileInfo) { d.noteUpload(info, db.Replica.proven()) }
 	db.Replica.whoElse, db.Replica.provenAt = m.otherWriter, d.provenAt
 	db.shared = m.shared

@@ -38,6 +38,8 @@ type Replica struct {
 	onAdopted  func()                       // told that the storage holds files of somebody else; set by the Store
 	whoElse    func(context.Context) string // what is known of another writer, for people; may be nil
 
+	l0Retention func() time.Duration // in place of L0Retention, which a reload does not reach; may be nil
+
 	exec chan struct{} // held by whoever uploads
 
 	mu         sync.Mutex // guards the rest; never held across I/O
@@ -45,9 +47,10 @@ type Replica struct {
 	tried      bool // the storage was asked for its position, with or without an answer
 	positioned bool // and the local state was brought in line with the answer
 	lastSync   time.Time
-	provenAt   time.Time // see proven
-	unsure     bool      // an upload of an earlier time may still arrive
-	takingOver bool      // see takeOverNext
+	provenAt   time.Time  // see proven
+	last       ltx.Header // of the newest acknowledged file where the storage is unsure; zero: not known
+	unsure     bool       // an upload of an earlier time may still arrive
+	takingOver bool       // see takeOverNext
 }
 
 // NewReplica returns a replica of db without a client.
@@ -202,6 +205,9 @@ func (r *Replica) sync(ctx context.Context) error {
 // the object may be ours, after a lost answer.
 func (r *Replica) upload(ctx context.Context, f stagedFile) error {
 	began := r.db.knobs.now()
+	if err := r.checkLast(ctx, f); err != nil {
+		return err
+	}
 	info, err := r.put(ctx, f.TXID)
 	switch {
 	case errors.Is(err, ErrLTXFileExists):
@@ -224,6 +230,7 @@ func (r *Replica) upload(ctx context.Context, f stagedFile) error {
 	if err := r.prove(ctx, f, began); err != nil {
 		return err
 	}
+	r.keepLast(f.TXID)
 	r.db.stage.ack(f.TXID)
 	if r.onUploaded != nil {
 		r.onUploaded(info)
@@ -248,13 +255,10 @@ func (r *Replica) put(ctx context.Context, txid ltx.TXID) (_ *ltx.FileInfo, err 
 	if ew, ok := r.Client.(ExclusiveWriter); ok {
 		return ew.WriteLTXFileExclusive(ctx, 0, txid, txid, file)
 	}
-	if !r.proves(r.proven(), r.db.knobs.now()) {
-		// It would be overwritten; between two uploads nobody looks.
-		if _, err := r.header(ctx, txid); err == nil {
-			return nil, fmt.Errorf("level-0 file %s: %w", txid, ErrLTXFileExists)
-		} else if !errors.Is(err, ErrLTXFileNotFound) {
-			return nil, err
-		}
+	if _, err := r.header(ctx, txid); err == nil { // it would be overwritten
+		return nil, fmt.Errorf("level-0 file %s: %w", txid, ErrLTXFileExists)
+	} else if !errors.Is(err, ErrLTXFileNotFound) {
+		return nil, err
 	}
 	return r.Client.WriteLTXFile(ctx, 0, txid, txid, file)
 }

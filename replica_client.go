@@ -57,6 +57,14 @@ type ExclusiveWriter interface {
 	WriteLTXFileExclusive(ctx context.Context, level int, minTXID, maxTXID ltx.TXID, r io.Reader) (*ltx.FileInfo, error)
 }
 
+// UnsureWriter is implemented by those ExclusiveWriters whose storage may turn
+// out not to refuse by itself: they look and then write, so that of two writers
+// at the same moment both may succeed, and the later one's file is what stays.
+type UnsureWriter interface {
+	// Unsure reports whether that was seen, without a request.
+	Unsure() bool
+}
+
 // Prefixer is implemented by clients that can serve another path with the same
 // connections, so that any number of databases share one client.
 type Prefixer interface {

@@ -72,6 +72,9 @@ const proofShare = 2
 // proofFor is for how long a proof holds.
 func (r *Replica) proofFor() time.Duration {
 	keep := r.L0Retention
+	if r.l0Retention != nil {
+		keep = r.l0Retention()
+	}
 	if keep <= 0 {
 		keep = DefaultL0Retention
 	}
@@ -140,6 +143,64 @@ func (r *Replica) lookBehind(ctx context.Context, f stagedFile) error {
 	return r.lose(ctx, foreignFile{newest, hdr})
 }
 
+// unsureStorage reports whether the storage may replace a file although it was asked
+// not to.
+func (r *Replica) unsureStorage() bool {
+	if _, ok := r.Client.(ExclusiveWriter); !ok {
+		return true
+	}
+	u, ok := r.Client.(UnsureWriter)
+	return ok && u.Unsure()
+}
+
+// keepLast remembers which file of its own the storage took.
+func (r *Replica) keepLast(txid ltx.TXID) {
+	var hdr ltx.Header
+	if r.unsureStorage() {
+		if h, err := r.localHeader(txid); err == nil {
+			hdr = h
+		}
+	}
+	r.mu.Lock()
+	r.last = hdr
+	r.mu.Unlock()
+}
+
+func (r *Replica) localHeader(txid ltx.TXID) (hdr ltx.Header, err error) {
+	file, err := r.db.ltxDir().Open(txid, txid)
+	if err != nil {
+		return hdr, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	b := make([]byte, ltx.HeaderSize)
+	if _, err := io.ReadFull(file, b); err != nil {
+		return hdr, fmt.Errorf("read header: %w", err)
+	}
+	return hdr, hdr.UnmarshalBinary(b)
+}
+
+// checkLast is called ahead of an upload to a storage that does not refuse by
+// itself: of two writers at the same moment the first one's file was replaced,
+// and that is the one who has to stop.
+func (r *Replica) checkLast(ctx context.Context, f stagedFile) error {
+	r.mu.Lock()
+	last := r.last
+	r.mu.Unlock()
+	if last.MaxTXID == 0 || last.MaxTXID+1 != f.TXID {
+		return nil
+	}
+	hdr, err := r.header(ctx, last.MaxTXID)
+	switch {
+	case errors.Is(err, ErrLTXFileNotFound):
+		return nil // prove looks behind it
+	case err != nil:
+		return fmt.Errorf("look for another writer: %w", err)
+	case hdr == last:
+		return nil
+	}
+	return r.lose(ctx, foreignFile{last.MaxTXID, hdr})
+}
+
 // header reads the header of a level-0 file on the storage.
 func (r *Replica) header(ctx context.Context, txid ltx.TXID) (hdr ltx.Header, err error) {
 	f, err := r.Client.OpenLTXFile(ctx, 0, txid, txid, 0, ltx.HeaderSize)
@@ -188,7 +249,7 @@ func (r *Replica) foreign(ctx context.Context, newest ltx.TXID) (foreignFile, bo
 	}
 	hdr, err := r.header(ctx, newest)
 	if errors.Is(err, ErrLTXFileNotFound) {
-		return foreignFile{}, false, nil // it is on a higher level only, whose files tell no writer
+		return foreignFile{}, false, nil // it is on a higher level only
 	} else if err != nil {
 		return foreignFile{}, false, err
 	}

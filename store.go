@@ -245,7 +245,7 @@ func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
 	db.metrics = s.Metrics.database(db.Path())
 	if r := db.Replica; r != nil {
 		m.compactor = s.newCompactor(db)
-		r.onAdopted, r.L0Retention = m.compactor.Invalidate, s.Settings().L0Retention
+		r.onAdopted, r.l0Retention = m.compactor.Invalidate, func() time.Duration { return s.Settings().L0Retention }
 		r.onUploaded = func(info *ltx.FileInfo) { s.uploaded(m, info) }
 		if ps, ok := r.Client.(PermissionSetter); ok {
 			ps.SetPermissions(db.permissions())

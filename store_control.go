@@ -309,7 +309,7 @@ func (db *DB) renew() *DB {
 	if r := db.Replica; r != nil {
 		n.Replica = NewReplicaWithClient(n, r.Client)
 		n.Replica.SyncInterval, n.Replica.MaxSyncLTXFiles, n.Replica.Logger = r.SyncInterval, r.MaxSyncLTXFiles, r.Logger
-		n.Replica.L0Retention = r.L0Retention
+		n.Replica.L0Retention, n.Replica.l0Retention = r.L0Retention, r.l0Retention
 	}
 	return n
 }

@@ -40,6 +40,7 @@ const maxDeleteKeys = 1000
 var (
 	_ litestream.ReplicaClient    = (*ReplicaClient)(nil)
 	_ litestream.ExclusiveWriter  = (*ReplicaClient)(nil)
+	_ litestream.UnsureWriter     = (*ReplicaClient)(nil)
 	_ litestream.Prefixer         = (*ReplicaClient)(nil)
 	_ litestream.ObservableClient = (*ReplicaClient)(nil)
 	_ litestream.Locator          = (*ReplicaClient)(nil)
@@ -83,6 +84,17 @@ func (c *ReplicaClient) Location() string {
 		loc += "?endpoint=" + c.withDefaults().Endpoint
 	}
 	return loc
+}
+
+// Unsure reports whether the bucket was seen to keep versions, where the service
+// refuses no overwrite.
+func (c *ReplicaClient) Unsure() bool {
+	s, err := c.session()
+	if err != nil {
+		return false
+	}
+	_, versioned := s.conn.versioned.Load(c.Bucket)
+	return versioned
 }
 
 // SetLogger sets where the client reports what it learns of the server.

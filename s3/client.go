@@ -35,6 +35,7 @@ const maxDeleteKeys = 1000
 var (
 	_ litestream.ReplicaClient    = (*ReplicaClient)(nil)
 	_ litestream.ExclusiveWriter  = (*ReplicaClient)(nil)
+	_ litestream.UnsureWriter     = (*ReplicaClient)(nil)
 	_ litestream.Prefixer         = (*ReplicaClient)(nil)
 	_ litestream.ObservableClient = (*ReplicaClient)(nil)
 	_ litestream.Locator          = (*ReplicaClient)(nil)
@@ -78,6 +79,13 @@ func (c *ReplicaClient) Location() string {
 		loc += "?endpoint=" + publicEndpoint(c.Endpoint)
 	}
 	return loc
+}
+
+// Unsure reports whether the server was seen to refuse conditions, so that a key
+// is looked up before it is written.
+func (c *ReplicaClient) Unsure() bool {
+	o := c.withDefaults()
+	return c.pool.connection(o.connKey()).unconditional.Load()
 }
 
 // SetLogger sets where the client reports what it learns of the server.

@@ -32,6 +32,7 @@ const ltxDir = "ltx"
 var (
 	_ litestream.ReplicaClient    = (*ReplicaClient)(nil)
 	_ litestream.ExclusiveWriter  = (*ReplicaClient)(nil)
+	_ litestream.UnsureWriter     = (*ReplicaClient)(nil)
 	_ litestream.Prefixer         = (*ReplicaClient)(nil)
 	_ litestream.ObservableClient = (*ReplicaClient)(nil)
 	_ litestream.Locator          = (*ReplicaClient)(nil)
@@ -77,6 +78,12 @@ func (c *ReplicaClient) Location() string {
 
 // place names the server in errors.
 func (c *ReplicaClient) place() string { return c.User + "@" + withPort(c.Host) }
+
+// Unsure reports whether the server was seen to make no hard links, so that a
+// name is looked up before it is given.
+func (c *ReplicaClient) Unsure() bool {
+	return c.pool.connection(c.withDefaults().connKey()).unconditional.Load()
+}
 
 // SetLogger sets where the client reports what it learns of the server.
 func (c *ReplicaClient) SetLogger(logger *slog.Logger) {

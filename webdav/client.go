@@ -31,6 +31,7 @@ const ltxDir = "ltx"
 var (
 	_ litestream.ReplicaClient    = (*ReplicaClient)(nil)
 	_ litestream.ExclusiveWriter  = (*ReplicaClient)(nil)
+	_ litestream.UnsureWriter     = (*ReplicaClient)(nil)
 	_ litestream.Prefixer         = (*ReplicaClient)(nil)
 	_ litestream.ObservableClient = (*ReplicaClient)(nil)
 	_ litestream.Locator          = (*ReplicaClient)(nil)
@@ -79,6 +80,10 @@ func (c *ReplicaClient) place() string {
 	}
 	return u.Host
 }
+
+// Unsure reports whether the server was seen to let two writers at the same
+// moment both succeed.
+func (c *ReplicaClient) Unsure() bool { return c.connection().racy.Load() }
 
 // SetLogger sets where the client reports what it does beside its tasks.
 func (c *ReplicaClient) SetLogger(logger *slog.Logger) {

@@ -32,6 +32,7 @@ func (c *ReplicaClient) examine(ctx context.Context, key string) {
 			return
 		}
 		if winners > 1 {
+			c.connection().racy.Store(true)
 			c.logger.Load().Warn("webdav server replaces a file in spite of a request that forbids it when two come at the same moment: "+
 				"make sure that one litestream only writes to this replica, because a second one may go unnoticed", "server", c.place())
 			return

@@ -36,6 +36,9 @@ type connection struct {
 	// examined is set by the first exclusive write, which looks at what the
 	// server makes of several at once.
 	examined atomic.Bool
+
+	// racy is set if more than one of them succeeds.
+	racy atomic.Bool
 }
 
 // Get returns a client for cfg that uses the pool's connections.
