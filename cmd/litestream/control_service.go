@@ -121,6 +121,9 @@ func listDB(info *litestream.DBInfo) *control.Database {
 	case !info.Replicated:
 		db.Status = "open"
 	}
+	if errors.Is(info.Status.Err, litestream.ErrSecondWriter) {
+		db.Error = info.Status.Err.Error()
+	}
 	return db
 }
 

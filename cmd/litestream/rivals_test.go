@@ -19,11 +19,46 @@ import (
 
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/file"
+	"github.com/benbjohnson/litestream/s3"
+	"github.com/benbjohnson/litestream/tests/servers"
 )
 
 var rivalsSoak = flag.Duration("soak", 0, "how long two daemons write to one replica")
 
 const rivalTenants = 4
+
+// rivalPlace is where both hosts put their replicas.
+type rivalPlace struct {
+	template string // of the configuration
+	client   func(tenant int) litestream.ReplicaClient
+}
+
+func rivalFolder(t *testing.T) rivalPlace {
+	t.Helper()
+	dir := testFolder(t)
+	return rivalPlace{
+		template: fmt.Sprintf(`{path: "%s/{{tenant}}"}`, dir),
+		client: func(i int) litestream.ReplicaClient {
+			return file.NewReplicaClient(filepath.Join(dir, fmt.Sprintf("t%d", i)))
+		},
+	}
+}
+
+func rivalBucket(t *testing.T) rivalPlace {
+	t.Helper()
+	srv := servers.Versitygw(t, false)
+	srv.CreateBucket("rivals")
+	return rivalPlace{
+		template: fmt.Sprintf(`{type: s3, bucket: rivals, path: "p/{{tenant}}", endpoint: "%s", region: %s, force-path-style: true, access-key-id: %s, secret-access-key: %s}`,
+			srv.Endpoint, srv.Region, srv.AccessKey, srv.SecretKey),
+		client: func(i int) litestream.ReplicaClient {
+			c := s3.NewReplicaClient()
+			c.Bucket, c.Path, c.Endpoint, c.Region, c.ForcePathStyle = "rivals", fmt.Sprintf("p/t%d", i), srv.Endpoint, srv.Region, true
+			c.AccessKeyID, c.SecretAccessKey = srv.AccessKey, srv.SecretKey
+			return c
+		},
+	}
+}
 
 // rivalHost is one of two hosts with copies of the same databases and a daemon
 // in a process of its own.
@@ -37,11 +72,13 @@ type rivalHost struct {
 	apps   [rivalTenants]*sql.DB
 	acked  [rivalTenants]int // rows that the application committed
 	paused bool
+
+	everLost bool
 }
 
 func (h *rivalHost) path(i int) string { return filepath.Join(h.dir, fmt.Sprintf("data/t%d.db", i)) }
 
-func newRivalHost(t *testing.T, number int, dir, replica string) *rivalHost {
+func newRivalHost(t *testing.T, number int, dir, template string) *rivalHost {
 	t.Helper()
 	h := &rivalHost{t: t, number: number, dir: dir, config: filepath.Join(dir, "c.yml")}
 	writeFile(t, h.config, fmt.Sprintf(`
@@ -52,8 +89,8 @@ multi-db:
   state-dir: %[1]s/state
   scan-interval: 200ms
   write-detection: {hot-duration: 1s}
-  replica-template: {path: "%[2]s/{{tenant}}"}
-`, dir, replica))
+  replica-template: %[2]s
+`, dir, template))
 	if err := os.MkdirAll(filepath.Join(dir, "data"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -105,11 +142,17 @@ func (h *rivalHost) lost(i int) bool {
 // state of one of them, and the writer changes with a full copy only.
 func TestRivals(t *testing.T) {
 	if testing.Short() && *rivalsSoak == 0 {
-		t.Skip("it takes 15 s")
+		t.Skip("it takes 20 s")
 	}
+	t.Run("File", func(t *testing.T) { rivalry(t, rivalFolder(t)) })
+	t.Run("S3", func(t *testing.T) { rivalry(t, rivalBucket(t)) })
+}
+
+// rivalry is TestRivals in one place.
+func rivalry(t *testing.T, place rivalPlace) {
+	t.Helper()
 	dir := testFolder(t)
-	replica := filepath.Join(dir, "r")
-	hosts := []*rivalHost{newRivalHost(t, 1, dir+"/h1", replica), newRivalHost(t, 2, dir+"/h2", replica)}
+	hosts := []*rivalHost{newRivalHost(t, 1, dir+"/h1", place.template), newRivalHost(t, 2, dir+"/h2", place.template)}
 	for _, h := range hosts {
 		h.cmd, h.log = childDaemon(t, os.Args[0], h.config)
 		awaitLog(t, h.log, "control socket listening")
@@ -117,7 +160,7 @@ func TestRivals(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 1))
-	length := 10 * time.Second
+	length := 6 * time.Second
 	if *rivalsSoak > 0 {
 		length = *rivalsSoak
 	}
@@ -138,7 +181,7 @@ func TestRivals(t *testing.T) {
 			h.takeover(i)
 			takeovers++
 		case n < 89:
-			checkRivals(t, hosts, filepath.Join(replica, fmt.Sprintf("t%d", i)), i, 0)
+			checkRivals(t, hosts, place.client(i), i, 0)
 			restores++
 		}
 	}
@@ -147,10 +190,14 @@ func TestRivals(t *testing.T) {
 	}
 	for i := range rivalTenants {
 		awaitRivals(t, hosts, i)
-		restores += checkHistory(t, hosts, replica, i)
+		restores += checkHistory(t, hosts, place.client(i), i)
 	}
-	t.Logf("%d pauses, %d takeovers, %d restores, rows %v and %v", pauses, takeovers, restores, hosts[0].acked, hosts[1].acked)
+	t.Logf("%d tenants, %d pauses, %d takeovers, %d restores, rows %v and %v", rivalTenants, pauses, takeovers, restores, hosts[0].acked, hosts[1].acked)
 	for _, h := range hosts {
+		says := strings.Count(h.log.String(), litestream.ErrSecondWriter.Error())
+		if t.Logf("host %d says %d times that another writer goes on", h.number, says); h.everLost && says == 0 {
+			t.Errorf("host %d lost a replica and does not say so", h.number)
+		}
 		interrupt(t, h.cmd)
 	}
 }
@@ -170,6 +217,7 @@ func awaitRivals(t *testing.T, hosts []*rivalHost, i int) {
 			if !h.lost(i) || other.lost(i) {
 				continue
 			}
+			h.everLost = true
 			if got := runCommand(t, "sync", "-wait", "-socket", other.dir+"/s", other.path(i)); got.code == 0 {
 				return
 			}
@@ -182,10 +230,15 @@ func awaitRivals(t *testing.T, hosts []*rivalHost, i int) {
 
 // checkRivals restores a tenant and compares it with what the two applications
 // wrote: all rows of one of them up to some point, and none of the other's.
-func checkRivals(t *testing.T, hosts []*rivalHost, replica string, i int, txid ltx.TXID) {
+func checkRivals(t *testing.T, hosts []*rivalHost, client litestream.ReplicaClient, i int, txid ltx.TXID) {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), "db")
-	_, err := litestream.Restore(context.Background(), file.NewReplicaClient(replica), litestream.RestoreOptions{
+	dir, err := os.MkdirTemp(hosts[0].dir, "restore") //nolint:usetesting // of thousands in a long run, none stays
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	out := filepath.Join(dir, "db")
+	_, err = litestream.Restore(context.Background(), client, litestream.RestoreOptions{
 		OutputPath: out, TXID: txid, IntegrityCheck: litestream.IntegrityCheckFull,
 	})
 	if errors.Is(err, litestream.ErrNoBackups) {
@@ -214,10 +267,8 @@ func checkRivals(t *testing.T, hosts []*rivalHost, replica string, i int, txid l
 // checkHistory restores each position that level 0 leads to, and checks that the
 // writer changes only with a file that holds the whole database. It returns how
 // many there were.
-func checkHistory(t *testing.T, hosts []*rivalHost, root string, i int) (n int) {
+func checkHistory(t *testing.T, hosts []*rivalHost, client litestream.ReplicaClient, i int) (n int) {
 	t.Helper()
-	replica := filepath.Join(root, fmt.Sprintf("t%d", i))
-	client := file.NewReplicaClient(replica)
 	itr, err := client.LTXFiles(context.Background(), 0, 0, false)
 	if err != nil {
 		t.Fatal(err)
@@ -237,7 +288,7 @@ func checkHistory(t *testing.T, hosts []*rivalHost, root string, i int) (n int) 
 		page := make([]byte, hdr.PageSize)
 		for ph := (ltx.PageHeader{}); dec.DecodePage(&ph, page) == nil; pages++ {
 		}
-		if hdr.NodeID == 0 || hdr.NodeID != writer && pages != hdr.Commit {
+		if hdr.NodeID == 0 || writer != 0 && hdr.NodeID != writer && pages != hdr.Commit {
 			t.Errorf("t%d: writer %x goes on behind %x at %s with %d of %d pages", i, hdr.NodeID, writer, info.MaxTXID, pages, hdr.Commit)
 		}
 		writer = hdr.NodeID
@@ -245,12 +296,12 @@ func checkHistory(t *testing.T, hosts []*rivalHost, root string, i int) (n int) 
 			t.Fatal(err)
 		}
 		if n++; n%10 == 0 {
-			checkRivals(t, hosts, replica, i, info.MaxTXID)
+			checkRivals(t, hosts, client, i, info.MaxTXID)
 		}
 	}
 	if err := errors.Join(itr.Err(), itr.Close()); err != nil {
 		t.Fatal(err)
 	}
-	checkRivals(t, hosts, replica, i, 0)
+	checkRivals(t, hosts, client, i, 0)
 	return n / 10
 }

@@ -13,8 +13,11 @@ import (
 var takeoverHelp = help{
 	about: "takeover makes this host the writer of a database's replica, whoever was it: the whole database as it is here\n" +
 		"is stored behind all that lies on the replica, with a snapshot. A daemon that finds another writer stops the\ndatabase until then.",
-	forms: []string{"takeover [arguments] DB_PATH", "takeover -offline [-config PATH] DB_PATH"},
+	forms: []string{"takeover [arguments] DB_PATH", "takeover [arguments] -all", "takeover -offline [-config PATH] DB_PATH"},
 	flags: [][2]string{
+		{"-all", "Every database of the daemon that is neither stopped nor deleted. A line\nfor each that failed, with -json for each, and the sums."},
+		{"-glob GLOB", "With -all: only paths that match. A pattern that does not begin with a\nslash matches at any depth."},
+		{"-lost", "With -all: only those that another writer goes on with."},
 		timeoutFlag(defaultTakeoverTimeout), socketFlag, rawFlag,
 		{"-offline", "No daemon runs here: leave a note that its next start takes over."},
 		configFlag, expandEnvFlag,
@@ -22,7 +25,10 @@ var takeoverHelp = help{
 	notes: `Stop the other daemon first, or the database in it. If it writes on, it loses the
 replica with its next upload; what it uploads while this command runs may make
 that fail, with exit status 1, and then it may be run again.`,
-	examples: []string{"takeover /path/to/db", "takeover -json /path/to/db", "takeover -offline -config /etc/litestream.yml /path/to/db"},
+	examples: []string{
+		"takeover /path/to/db", "takeover -json /path/to/db", "takeover -all -lost",
+		"takeover -all -glob '/data/p1/**' -json", "takeover -offline -config /etc/litestream.yml /path/to/db",
+	},
 }
 
 // defaultTakeoverTimeout is in seconds: a whole database is uploaded, twice.
@@ -35,8 +41,22 @@ func (a *app) runTakeover(ctx context.Context, args []string) error {
 	c.register(fs, defaultTakeoverTimeout)
 	conf.register(fs)
 	offline := fs.Bool("offline", false, "no daemon runs")
+	all := fs.Bool("all", false, "all databases")
+	glob := fs.String("glob", "", "of these")
+	lost := fs.Bool("lost", false, "of these")
 	if err := fs.Parse(args); err != nil {
 		return err
+	}
+	switch {
+	case *all && (fs.NArg() > 0 || *offline):
+		return errors.New("cannot specify a database path or -offline with the -all flag")
+	case !*all && (*glob != "" || *lost):
+		return errors.New("-glob and -lost are of use with -all only")
+	case *all:
+		if err := c.check(); err != nil {
+			return err
+		}
+		return a.takeoverAll(ctx, &c, *glob, *lost)
 	}
 	path, err := oneDatabase(fs.Args(), "litestream takeover /path/to/db")
 	if err != nil {

@@ -33,6 +33,12 @@ multi-db:
 			t.Errorf("snapshots of %s at the last position: %v, %v", replica, files, err)
 		}
 	}
+	d.want("databases: 2\ntaken_over: 2\nfailed: 0\nleft: 0\n", "takeover", "-all")
+	d.want("databases: 1\ntaken_over: 1\nfailed: 0\nleft: 0\n", "takeover", "-all", "-glob", "data/*.db")
+	d.want("databases: 0\ntaken_over: 0\n", "takeover", "-all", "-lost")
+	d.want(`{"summary":{"databases":2,"taken_over":2,"failed":0,"left":0,`, "takeover", "-all", "-json")
+	d.want("Error: cannot specify a database path or -offline", "takeover", "-all", dir+"/one.db")
+	d.want("Error: -glob and -lost", "takeover", "-lost", dir+"/one.db")
 	d.want("Error: takeover failed: database not found: "+dir+"/none.db", "takeover", dir+"/none.db")
 	d.want("Error: database path required", "takeover")
 	d.stop()

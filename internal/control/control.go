@@ -88,7 +88,7 @@ type Database struct {
 	Status     string     `json:"status"` // replicating, open or stopped; of multi-db also failed or deleted
 	LastSyncAt *time.Time `json:"last_sync_at,omitempty"`
 	Tier       string     `json:"tier,omitempty"`  // of multi-db: unknown, clean, queued, hot, failed or gone
-	Error      string     `json:"error,omitempty"` // of multi-db: why it is not replicated
+	Error      string     `json:"error,omitempty"` // of multi-db: why it is not replicated; of others: that another writer goes on
 }
 
 // ListResponse is the answer to GET /list as a whole; the server streams it.
