@@ -50,13 +50,15 @@ type fleetDrill struct {
 	at     time.Time
 
 	running map[uint32]bool
-	retry   map[uint32]time.Time // not before
-	found   map[uint32]string    // what the last look at a replica found wrong
+	retry   map[uint32]time.Time   // not before
+	tried   map[uint32]unixSeconds // the last look, of those that it did not prove
+	found   map[uint32]string      // what the last look at a replica found wrong
 }
 
 // forget drops a database whose number may be given to another one.
 func (d *fleetDrill) forget(i uint32) {
 	delete(d.retry, i)
+	delete(d.tried, i)
 	delete(d.found, i)
 }
 
@@ -112,6 +114,7 @@ func (m *MultiDBManager) drillDue() {
 		d.credit--
 		if d.running == nil {
 			d.running, d.retry, d.found = make(map[uint32]bool), make(map[uint32]time.Time), ensure(d.found)
+			d.tried = make(map[uint32]unixSeconds)
 		}
 		d.running[i] = true
 		m.store.resources.Snapshots.Submit(SnapshotTask{Key: drilling{i}, Kind: "drill", Run: func(ctx context.Context) {
@@ -131,12 +134,13 @@ func ensure(a map[uint32]string) map[uint32]string {
 }
 
 // refillDrillLocked queues those that were proven the longest ago, unless that is
-// less than half of the interval.
+// less than half of the interval. One that could not be proven waits for its turn
+// from then on: many of them must not keep the others from theirs.
 func (m *MultiDBManager) refillDrillLocked(cfg DrillConfig, now time.Time) {
 	d := &m.drill
 	type turn struct {
-		proven unixSeconds
-		i      uint32
+		at unixSeconds // of the last look
+		i  uint32
 	}
 	var due []turn
 	fresh := secondsOf(now.Add(-cfg.Interval / 2))
@@ -151,9 +155,9 @@ func (m *MultiDBManager) refillDrillLocked(cfg DrillConfig, now time.Time) {
 			continue
 		}
 		d.late = d.late || proven > 0 && now.Sub(proven.Time()) > cfg.Interval*9/10
-		due = append(due, turn{proven, i})
+		due = append(due, turn{max(proven, d.tried[i]), i})
 	}
-	slices.SortFunc(due, func(a, b turn) int { return cmp.Or(cmp.Compare(a.proven, b.proven), cmp.Compare(a.i, b.i)) })
+	slices.SortFunc(due, func(a, b turn) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.i, b.i)) })
 	d.queue = d.queue[:0]
 	for _, t := range due[:min(len(due), drillBatch)] {
 		d.queue = append(d.queue, t.i)
@@ -197,6 +201,7 @@ func (m *MultiDBManager) endDrillLocked(i uint32, path string, res *VerifyResult
 	interval := m.cfg().Drill.Interval
 	result, was := string(res.State), d.found[i]
 	delete(d.retry, i)
+	d.tried[i] = secondsOf(now)
 	switch {
 	case err != nil:
 		result = "error"
@@ -206,6 +211,7 @@ func (m *MultiDBManager) endDrillLocked(i uint32, path string, res *VerifyResult
 		m.catalog.at(i).proven = secondsOf(now)
 		m.touchCatalogLocked(i, m.table.At(i))
 		delete(d.found, i)
+		delete(d.tried, i)
 		if was != "" {
 			m.logger.Info("drill: the replica is restorable again", "db", path, "txid", res.TXID.String())
 		}

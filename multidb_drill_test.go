@@ -171,3 +171,42 @@ func TestMultiDBManager_DrillReconfigure(t *testing.T) {
 		t.Error("an interval of 1s was accepted")
 	}
 }
+
+// Replicas that are damaged, a third of all, do not keep the others from being
+// proven within the interval.
+func TestMultiDBManager_DrillDamagedMany(t *testing.T) {
+	t.Parallel()
+	const n, bad, interval = 60, 20, 24 * time.Hour
+	f := newMemFleet(t)
+	f.cfg.ScanInterval = time.Hour
+	f.rested(n)
+	f.open()
+	waitFor(t, "the first backups", func() bool { return f.m.Counts()["clean"] == n })
+	f.close()
+	for i := range bad {
+		if !f.client(fmt.Sprintf("t%03d", i)).Delete(0, 1, 1) {
+			t.Fatalf("t%03d has no file", i)
+		}
+	}
+	f.advance(time.Hour) // else they are late, not lost
+	f.cfg.Drill.Interval = interval
+	f.open()
+	defer f.close()
+	value := func(name string, labels ...string) float64 {
+		return fleetValue(t, f.reg, "litestream_multidb_"+name, labels...)
+	}
+	const steps = 4 * 60
+	oldest := 0.0
+	for range steps { // four intervals
+		f.advance(4 * interval / steps)
+		f.m.DrillNow()
+		waitFor(t, "the drills to end", f.m.DrillIdle)
+		oldest = max(oldest, value("drill_oldest_proven_seconds"))
+	}
+	if got := value("drill_unproven_databases"); got != bad {
+		t.Errorf("%v databases were never proven, want the %d that are damaged", got, bad)
+	}
+	if oldest > interval.Seconds() {
+		t.Errorf("the oldest proof was %s old, want %s at most", time.Duration(oldest)*time.Second, interval)
+	}
+}
