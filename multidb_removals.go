@@ -120,7 +120,10 @@ func (r *catalogRemovals) write() error {
 // noteRemoval is called when a replica was deleted, before the registry forgets
 // the database.
 func (m *MultiDBManager) noteRemoval(path string) error {
-	if m.catalog.off {
+	m.mu.Lock()
+	off := m.catalog.off
+	m.mu.Unlock()
+	if off {
 		return nil
 	}
 	return m.removals.add(path)

@@ -59,6 +59,8 @@ func (a *app) runListTenants(ctx context.Context, args []string) error {
 		return err
 	}
 	switch {
+	case fs.NArg() == 1 && litestream.IsURL(fs.Arg(0)):
+		return &tryError{errTooManyArguments, "litestream list-tenants -from " + fs.Arg(0)}
 	case fs.NArg() > 0:
 		return errTooManyArguments
 	case o.fleet.from != "" && o.conf.path != "":

@@ -85,6 +85,7 @@ multi-db:
 		{append(from, "-glob", "["), "invalid -glob: ["},
 		{append(from, "-tenant", "a=b"), "cannot specify -tenant with -from"},
 		{[]string{"-from", "x"}, "x is no replica URL"},
+		{[]string{"file:///x"}, "Try: litestream list-tenants -from file:///x"},
 		{append(slices.Clone(from), conf...), "cannot specify both"},
 		{append(conf, "-tenant", "a"), "is not name=value"},
 	} {

@@ -368,7 +368,11 @@ func (p *purge) print() error {
 		printf(w, "Would delete of %s: %s\nNothing was deleted: this was a dry run.\n", printable(r.Replica), r.what())
 		return nil
 	}
-	printf(w, "Deleted of %s: %s\nA listing afterwards is empty.\n", printable(r.Replica), r.what())
+	if r.Files+r.V03+r.Unfinished == 0 {
+		printf(w, "Nothing lay at %s: check the path if there should have been a backup.\n", printable(r.Replica))
+	} else {
+		printf(w, "Deleted of %s: %s\nA listing afterwards is empty.\n", printable(r.Replica), r.what())
+	}
 	if r.Catalog > 0 {
 		printf(w, "The catalog does not name the database any more.\n")
 	} else if r.ByDaemon {

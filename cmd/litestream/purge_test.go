@@ -92,7 +92,7 @@ func TestPurge(t *testing.T) {
 	if got := runCommand(t, "list-tenants", "-config", "c.yml", "-deleted", "-count"); got.stdout != "2\n" {
 		t.Errorf("catalog: %+v", got)
 	}
-	if got := run("-yes", path); got.code != 0 || !strings.Contains(got.stdout, "0 LTX files") {
+	if got := run("-yes", path); got.code != 0 || !strings.Contains(got.stdout, "Nothing lay at file:") {
 		t.Errorf("once more: %+v", got)
 	}
 

@@ -333,7 +333,7 @@ func (r *allMissing) report(ctx context.Context, took time.Duration) error {
 		why = append(why, fmt.Sprintf("%d failed, the first is %s: %s", n, r.failures[0].DBPath, r.failures[0].Error))
 	}
 	if n := left - len(r.failures); n > 0 {
-		why = append(why, fmt.Sprintf("%d were not tried", n))
+		why = append(why, fmt.Sprintf("%d %s not tried", n, wasWere(n)))
 	}
 	if r.unclear > 0 {
 		why = append(why, fmt.Sprintf("%d replicas do not tell their database", r.unclear))
