@@ -51,12 +51,17 @@ func (s *stage) sendAll(begun bool) {
 	s.sending, s.mark = begun, max(leastMark, len(s.files))
 }
 
+// queueTime is how long a file may wait for those before it. Storage that takes
+// hundreds of files a second has a queue then that never runs empty, and slow
+// storage one of a file or two.
+const queueTime = 100 * time.Millisecond
+
 // ahead reports whether files are added faster than the upload that goes on
 // takes them. Whatever is captured later then goes along in one file.
 func (s *stage) ahead() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sending && len(s.files) > s.mark
+	return s.sending && len(s.files) > s.mark && time.Now().UnixNano()-s.files[0].at > int64(queueTime)
 }
 
 // share counts what waits here against a bound that others share.

@@ -62,6 +62,7 @@ func TestStore_HoldBack(t *testing.T) {
 		m.lookedAt.Store(now.Add(-sinceLook).UnixNano())
 		for txid := ltx.TXID(1); txid <= 2; txid++ {
 			m.db.stage.add(stagedFile{TXID: txid})
+			m.db.stage.files[txid-1].at = 0
 			if txid == 1 {
 				m.db.stage.sendAll(true)
 			}
@@ -121,6 +122,7 @@ func TestStage_Ahead(t *testing.T) {
 			add := func() {
 				newest++
 				s.add(stagedFile{TXID: newest})
+				s.files[len(s.files)-1].at = 0
 			}
 			for range tt.waiting {
 				add()
@@ -149,6 +151,14 @@ func TestStage_Ahead(t *testing.T) {
 			s.sendAll(false)
 			if s.ahead() {
 				t.Error("ahead although the upload ended")
+			}
+			s.sendAll(true)
+			for range 100 {
+				s.add(stagedFile{})
+			}
+			s.files[0].at = time.Now().Add(time.Hour).UnixNano()
+			if s.ahead() {
+				t.Error("ahead although nothing has waited for long")
 			}
 		})
 	}
