@@ -27,7 +27,7 @@ func (m *MultiDBManager) FillTable(ctx context.Context, paths func(yield func(di
 	if err := m.store.Open(ctx); err != nil {
 		return err
 	}
-	if err := m.prepare(ctx); err != nil {
+	if err := m.prepare(ctx, bindTimeout); err != nil {
 		return errors.Join(err, m.store.Close(ctx))
 	}
 	rng := rand.New(rand.NewPCG(1, 2))

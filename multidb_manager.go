@@ -164,7 +164,7 @@ func (m *MultiDBManager) Open(ctx context.Context) error {
 	if err := m.store.Open(ctx); err != nil {
 		return err
 	}
-	if err := m.prepare(ctx); err != nil {
+	if err := m.prepare(ctx, startBindTimeout); err != nil {
 		return errors.Join(err, m.store.Close(ctx))
 	}
 	m.scan(ctx)
@@ -193,8 +193,9 @@ func (m *MultiDBManager) start() {
 	m.dispatch()
 }
 
-// prepare loads what is known of the databases.
-func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
+// prepare loads what is known of the databases. The replica has so much time to
+// be reached.
+func (m *MultiDBManager) prepare(ctx context.Context, patience time.Duration) (err error) {
 	m.metrics, m.startedAt = m.Metrics, m.now()
 	m.logLimit = loglimit.New(m.Logger.Handler(), m.now)
 	m.logger = slog.New(m.logLimit)
@@ -229,7 +230,7 @@ func (m *MultiDBManager) prepare(ctx context.Context) (err error) {
 	if err := m.clients.Root.Init(ctx); err != nil {
 		return fmt.Errorf("init replica: %w", err)
 	}
-	if m.bindErr = m.bind(ctx); m.bindErr != nil {
+	if m.bindErr = m.bind(ctx, patience); m.bindErr != nil {
 		m.unbound(m.bindErr)
 	}
 	if err := m.load(ctx); err != nil {
@@ -426,7 +427,7 @@ func (m *MultiDBManager) SyncOnce(ctx context.Context, opt SyncOnceOptions) erro
 	if ctx.Err() != nil {
 		return err
 	}
-	if perr := m.prepare(ctx); perr != nil {
+	if perr := m.prepare(ctx, bindTimeout); perr != nil {
 		return errors.Join(err, perr)
 	}
 	m.mu.Lock()

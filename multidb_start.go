@@ -19,12 +19,16 @@ import (
 // (docs/formats/replica-paths.md).
 const epochObject = "!litestream/epoch"
 
-// bindTimeout bounds the first contact with the replica.
-const bindTimeout = 15 * time.Second
+// Bounds of the first contact with the replica: until the next attempt, and of
+// the one at the start, which keeps the control socket waiting.
+const (
+	bindTimeout      = 15 * time.Second
+	startBindTimeout = 3 * time.Second
+)
 
 // bind makes sure that the registry is that of this replica, with one request.
-func (m *MultiDBManager) bind(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, bindTimeout)
+func (m *MultiDBManager) bind(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	epoch, empty, err := m.epoch(ctx)
 	if err != nil {
@@ -87,7 +91,7 @@ func (m *MultiDBManager) rebind(ctx context.Context) {
 	if !due {
 		return
 	}
-	err := m.bind(ctx)
+	err := m.bind(ctx, bindTimeout)
 	if err == nil {
 		m.store.outages.succeeded(bindFailer, m.logger)
 		if m.bindLog.Recovered() {

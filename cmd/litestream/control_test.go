@@ -269,6 +269,8 @@ func TestControl_HungReplica(t *testing.T) {
 	dir := testFolder(t)
 	makeDatabase(t, dir+"/one.db", 1)
 	makeDatabase(t, dir+"/good.db", 1)
+	makeDatabase(t, dir+"/data/t1.db", 1)
+	hung := hungServer(t)
 	d := startControlDaemon(t, fmt.Sprintf(`
 shutdown-timeout: 1s
 access-key-id: a
@@ -277,16 +279,27 @@ region: us-east-1
 dbs:
 - {path: %[1]s/one.db, replica: {type: s3, bucket: b, path: one, endpoint: "http://%[2]s"}}
 - {path: %[1]s/good.db, replica: {path: %[1]s/r/good}}
-`, dir, hungServer(t)))
+multi-db:
+  enabled: true
+  patterns: ["%[1]s/data/*.db"]
+  state-dir: %[1]s/state
+  replica-template: {type: s3, bucket: b, path: "fleet/{{tenant}}", endpoint: "http://%[2]s"}
+`, dir, hung))
+	tenant := dir + "/data/t1.db"
 	for _, tt := range []struct {
 		want string
 		args []string
 	}{
-		{"Databases:  2", []string{"info", "-timeout", "1"}},
+		{"Databases:  3", []string{"info", "-timeout", "1"}},
+		{"Error: sync failed: sync database: sync " + tenant + ": the replica could not be reached yet", []string{"sync", "-wait", "-timeout", "1", tenant}},
+		{"t1.db [replicating] (last sync: never)", []string{"list", "-timeout", "1"}},
+		{"Error: stop failed: the database is stopped, but its last changes may not be on the replica", []string{"stop", "-timeout", "1", tenant}},
+		{"t1.db [stopped] (last sync: never)", []string{"list", "-timeout", "1"}},
+		{"status: started", []string{"start", "-timeout", "1", tenant}},
 		{"one.db [replicating] (last sync: never)", []string{"list", "-timeout", "1"}},
 		{"Error: sync failed: sync database: ", []string{"sync", "-wait", "-timeout", "1", dir + "/one.db"}},
 		{"replica_txid: 1", []string{"sync", "-wait", "-timeout", "10", dir + "/good.db"}},
-		{"Error: sync incomplete: 0 databases failed, 1 were left", []string{"sync", "-all", "-wait", "-timeout", "1"}},
+		{"Error: sync incomplete: 0 databases failed, 2 were left", []string{"sync", "-all", "-wait", "-timeout", "1"}},
 		{"Error: stop failed: last sync of " + dir + "/one.db", []string{"stop", "-timeout", "1", dir + "/one.db"}},
 		{"status: already_stopped", []string{"stop", "-timeout", "1", dir + "/one.db"}},
 		{"one.db [stopped]", []string{"list", "-timeout", "1"}},
