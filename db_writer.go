@@ -84,7 +84,7 @@ func readSecondWriter(metaPath string) (*secondWriterError, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil //nolint:nilnil // there is none
 	} else if err != nil {
-		return nil, fmt.Errorf("look for the mark of another writer: %w", err)
+		return nil, fmt.Errorf("look for the mark of a second writer: %w", err)
 	}
 	return &secondWriterError{strings.TrimSpace(string(b[:min(len(b), maxSecondWriterFile)]))}, nil
 }
@@ -92,7 +92,7 @@ func readSecondWriter(metaPath string) (*secondWriterError, error) {
 func removeSecondWriter(metaPath string) error {
 	err := os.Remove(filepath.Join(metaPath, secondWriterFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the mark of another writer: %w", err)
+		return fmt.Errorf("remove the mark of a second writer: %w", err)
 	}
 	return nil
 }

@@ -294,7 +294,7 @@ func (m *MultiDBManager) deleteTenant(ctx context.Context, i uint32, path string
 		return err
 	}
 	if other, err := m.movedOn(ctx, client, s.txid); err != nil {
-		return fmt.Errorf("look for another writer before the replica of %s is deleted: %w", path, err)
+		return fmt.Errorf("look for a second writer before the replica of %s is deleted: %w", path, err)
 	} else if other {
 		m.logger.Warn("the replica of a deleted database is kept: another writer goes on with it", "db", path)
 		m.mu.Lock()

@@ -60,7 +60,7 @@ func (r *Replica) lose(ctx context.Context, f foreignFile) error {
 			"If this host is to go on, stop the other one and run: litestream takeover %s",
 		ltx.FormatFilename(f.txid, f.txid), r.Location(), who, db.stage.ackedTXID(), db.path)}
 	if merr := db.markLost(err); merr != nil {
-		r.Logger.Warn("take note of another writer: a restart begins without that", "db", db.path, "error", merr)
+		r.Logger.Warn("take note of a second writer: a restart begins without that", "db", db.path, "error", merr)
 	}
 	return err
 }
@@ -118,7 +118,7 @@ func (r *Replica) setProven(at time.Time) {
 func (r *Replica) prove(ctx context.Context, f stagedFile, began time.Time) error {
 	if f.TXID > 1 && !r.proves(r.proven(), r.db.knobs.now()) { // the first file is kept for as long as a snapshot
 		if err := r.lookBehind(ctx, f); err != nil {
-			return fmt.Errorf("look for another writer: %w", err)
+			return fmt.Errorf("look for a second writer: %w", err)
 		}
 	}
 	r.mu.Lock()
@@ -194,7 +194,7 @@ func (r *Replica) checkLast(ctx context.Context, f stagedFile) error {
 	case errors.Is(err, ErrLTXFileNotFound):
 		return nil // prove looks behind it
 	case err != nil:
-		return fmt.Errorf("look for another writer: %w", err)
+		return fmt.Errorf("look for a second writer: %w", err)
 	case hdr == last:
 		return nil
 	}
