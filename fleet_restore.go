@@ -110,6 +110,10 @@ type FleetRestoreOptions struct {
 	// concurrent use.
 	Open func(*FleetRestoreEntry) (ReplicaClient, error)
 
+	// Lister, if set, is a client of the folder that the Replica of entries is
+	// relative to, where it is not Foreign: most of a fleet is listed by it.
+	Lister RangeLister
+
 	// Match chooses entries; nil: all.
 	Match func(*FleetRestoreEntry) bool
 
@@ -234,9 +238,10 @@ type FleetRestoreProgress struct {
 // FleetRestore restores many databases in one process. It is made by
 // NewFleetRestore; Load and then Run or Rows are called once, by one goroutine.
 //
-// What it holds in memory does not depend on the databases: 24 bytes for each
+// What it holds in memory does not depend on the databases: 32 bytes for each
 // one, 16 for each one that an earlier run has restored, and what
-// FleetRestoreOptions.Parallelism says. The entries lie in a temporary file.
+// FleetRestoreOptions.Parallelism says. The entries, and the lists of their
+// files, lie in temporary files.
 //
 // A database gets its name only when it is complete, its checksums are right
 // and its content is on the disk. Databases are synced in groups: that a group
@@ -252,6 +257,11 @@ type FleetRestore struct {
 	run     string // names the temporary files of this run
 	space   *fleetAccount
 	tokens  chan struct{} // one for each request that may be in flight
+
+	seen     int      // entries of the source
+	listable int      // items that Lister can list
+	borders  []string // replicas that are fleetRange of them apart
+	lists    *fleetLists
 
 	next     atomic.Int64 // of items
 	stop     context.CancelCauseFunc
@@ -313,6 +323,7 @@ func (r *FleetRestore) Load(ctx context.Context) (err error) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		r.seen++
 		if r.opt.Match != nil && !r.opt.Match(e) {
 			continue
 		}
@@ -325,6 +336,7 @@ func (r *FleetRestore) Load(ctx context.Context) (err error) {
 				e.Problem = err.Error()
 			}
 		}
+		r.sampleReplica(e)
 		off, err := r.spool.append(e)
 		if err != nil {
 			return err
@@ -348,7 +360,7 @@ func (r *FleetRestore) Close() error {
 	if r.spool == nil {
 		return nil
 	}
-	return r.spool.Close()
+	return errors.Join(r.spool.Close(), r.lists.Close())
 }
 
 // Progress tells how far Run is. It may be called at any time after Load, by
@@ -397,6 +409,7 @@ func (r *FleetRestore) Run(ctx context.Context) (sum FleetRestoreSummary, err er
 	runCtx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	r.stop = stop
+	r.listFleet(runCtx)
 
 	var workers, committer sync.WaitGroup
 	for range r.opt.Parallelism {

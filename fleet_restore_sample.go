@@ -63,7 +63,7 @@ func (r *FleetRestore) read(ctx context.Context, e *FleetRestoreEntry) (n int64,
 	if e.Problem != "" {
 		return 0, fmt.Errorf("%s", e.Problem)
 	}
-	rs, err := r.plan(ctx, e, &FleetRestoreRow{})
+	rs, err := r.plan(ctx, e, &FleetRestoreRow{}, nil)
 	if err != nil {
 		return 0, err
 	}

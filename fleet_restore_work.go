@@ -63,7 +63,7 @@ func (r *FleetRestore) work(ctx context.Context) {
 			r.note(&FleetRestoreRow{Path: e.Path, Target: r.targetPath(e), Status: FleetRestoreLeft})
 			return
 		}
-		p := r.restoreOne(ctx, e)
+		p := r.restoreOne(ctx, e, r.lists.files(i))
 		r.tokens <- struct{}{}
 		if p != nil {
 			r.placed <- p // the committer never ends before the workers
@@ -72,10 +72,11 @@ func (r *FleetRestore) work(ctx context.Context) {
 }
 
 // restoreOne restores one database up to its temporary name, or reports why not.
-func (r *FleetRestore) restoreOne(ctx context.Context, e *FleetRestoreEntry) *fleetPlaced {
+// files are what is known of its replica; nil: nothing.
+func (r *FleetRestore) restoreOne(ctx context.Context, e *FleetRestoreEntry, files []*ltx.FileInfo) *fleetPlaced {
 	begin := time.Now()
 	row := &FleetRestoreRow{Path: e.Path, Target: r.targetPath(e)}
-	p, err := r.prepare(ctx, e, row)
+	p, err := r.prepare(ctx, e, row, files)
 	row.Duration = time.Since(begin)
 	if p != nil && err == nil {
 		return p
@@ -123,7 +124,7 @@ func (r *FleetRestore) countRefusal(err error) {
 
 // prepare returns a database under its temporary name; nil without an error
 // means that it is there already.
-func (r *FleetRestore) prepare(ctx context.Context, e *FleetRestoreEntry, row *FleetRestoreRow) (*fleetPlaced, error) {
+func (r *FleetRestore) prepare(ctx context.Context, e *FleetRestoreEntry, row *FleetRestoreRow, files []*ltx.FileInfo) (*fleetPlaced, error) {
 	if e.Problem != "" {
 		return nil, errors.New(e.Problem)
 	}
@@ -143,7 +144,7 @@ func (r *FleetRestore) prepare(ctx context.Context, e *FleetRestoreEntry, row *F
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("open output folder: %w", err)
 	}
-	rs, err := r.plan(ctx, e, row)
+	rs, err := r.plan(ctx, e, row, files)
 	if err != nil {
 		return nil, err
 	}
@@ -251,7 +252,7 @@ func (r *FleetRestore) current(ctx context.Context, e *FleetRestoreEntry, row *F
 	if !r.opt.Timestamp.IsZero() || told && e.TXID <= row.TXID {
 		return true, nil
 	}
-	rs, err := r.plan(ctx, e, row)
+	rs, err := r.plan(ctx, e, row, nil)
 	switch {
 	case ctx.Err() != nil:
 		return false, context.Cause(ctx)
@@ -289,8 +290,9 @@ func fleetSum(f *os.File) (sum string, n int64, err error) {
 	}
 }
 
-// plan chooses the files of a database.
-func (r *FleetRestore) plan(ctx context.Context, e *FleetRestoreEntry, row *FleetRestoreRow) (*restorer, error) {
+// plan chooses the files of a database, of those that are known if they reach
+// what the source knows of.
+func (r *FleetRestore) plan(ctx context.Context, e *FleetRestoreEntry, row *FleetRestoreRow, files []*ltx.FileInfo) (*restorer, error) {
 	client, err := r.opt.Open(e)
 	if err != nil {
 		return nil, err
@@ -302,8 +304,14 @@ func (r *FleetRestore) plan(ctx context.Context, e *FleetRestoreEntry, row *Flee
 	}
 	opt.IntegrityCheck, opt.Logger = r.opt.IntegrityCheck, slog.New(slog.DiscardHandler)
 	rs := &restorer{client: client, opt: opt.withDefaults()}
+	if maxTXIDOf(files) < e.TXID {
+		files = nil
+	}
+	if files != nil { // the first plan may be old: the second one waits for nothing
+		rs.opt.knobs.replanDelays = append([]time.Duration{0}, rs.opt.knobs.replanDelays...)
+	}
 	if !e.Foreign {
-		rs.list = rs.listTree
+		rs.list = rs.listOnce(files)
 	}
 	if err := rs.plan(ctx); err != nil {
 		return nil, err

@@ -90,6 +90,18 @@ type ReplicaLister interface {
 	Replicas(ctx context.Context, fn func(path string) error) error
 }
 
+// RangeLister is implemented by clients that list the files of many databases
+// with few requests: their keys lie beside each other.
+type RangeLister interface {
+	// LTXFilesBetween calls fn for each LTX file of the databases below the
+	// client's path, with the database's path relative to that. It leaves out
+	// keys that are not behind after, and those behind until; both are such
+	// paths or parts of them, and empty ones are no limit. The files of one
+	// database come one after the other, unless one of the limits lies between
+	// them. CreatedAt may be the time of upload. It stops when fn returns false.
+	LTXFilesBetween(ctx context.Context, after, until string, fn func(replica string, info *ltx.FileInfo) bool) error
+}
+
 // MaxObjectSize is the size in bytes of the largest object of an ObjectClient.
 const MaxObjectSize = 1 << 20
 

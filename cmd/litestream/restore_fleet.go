@@ -177,6 +177,7 @@ func (run *fleetRun) options(ctx context.Context) (litestream.FleetRestoreOption
 		Order: litestream.FleetRestoreOrder(f.order), AllowMissing: o.ifReplicaExists,
 		Parallelism: f.parallelism, IntegrityCheck: o.opt.IntegrityCheck, Report: run.note, Logger: run.logger,
 	}
+	opt.Lister, _ = run.src.root.(litestream.RangeLister)
 	switch {
 	case o.opt.Force:
 		opt.Existing = litestream.FleetRestoreReplace
@@ -364,7 +365,7 @@ func (run *fleetRun) report(ctx context.Context, s litestream.FleetRestoreSummar
 		why = append(why, fmt.Sprintf("%d failed, the first is %s: %v", n, s.FirstPath, s.First))
 	}
 	if s.Left > 0 {
-		why = append(why, fmt.Sprintf("%d were not tried", s.Left))
+		why = append(why, fmt.Sprintf("%d %s not tried", s.Left, wasWere(s.Left)))
 	}
 	if run.src.unclear > 0 {
 		why = append(why, fmt.Sprintf("%d replicas do not tell their database", run.src.unclear))

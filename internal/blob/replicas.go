@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"path"
 	"strings"
 
 	"github.com/superfly/ltx"
@@ -66,3 +67,19 @@ func (r *Replicas) Add(key string) bool {
 
 // Err returns the error of fn.
 func (r *Replicas) Err() error { return r.err }
+
+// ReplicaFile returns the database, relative to this path, that an LTX file
+// belongs to, and the file. It is false for keys of anything else.
+func (p Prefix) ReplicaFile(e Entry) (replica string, info *ltx.FileInfo, ok bool) {
+	replica, ok = p.Replica(e.Key)
+	if !ok {
+		return "", nil, false
+	}
+	dir, name := path.Split(e.Key)
+	minTXID, maxTXID, err := ltx.ParseFilename(name)
+	if err != nil {
+		return "", nil, false
+	}
+	level := int(dir[len(dir)-2] - '0') // Replica has looked at it
+	return replica, &ltx.FileInfo{Level: level, MinTXID: minTXID, MaxTXID: maxTXID, Size: e.Size, CreatedAt: e.Stored.UTC()}, true
+}
