@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/benbjohnson/litestream/tests/servers"
 )
 
 // Without keys of its own a client finds credentials where the AWS SDK does: in
@@ -18,7 +20,7 @@ func TestReplicaClient_DefaultChain(t *testing.T) {
 	const role = `{"Code":"Success","AccessKeyId":"%s","SecretAccessKey":"s","Token":"session-of-%[1]s","SessionToken":"session-of-%[1]s","Expiration":"%s"}`
 	end := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
 	var asked atomic.Int64
-	srv := newFakeServer(t, func(w http.ResponseWriter, r *http.Request) {
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/bkt") {
 			fmt.Fprint(w, `<ListBucketResult></ListBucketResult>`)
 			return
@@ -80,11 +82,11 @@ func TestReplicaClient_DefaultChain(t *testing.T) {
 			for name, value := range tt.env {
 				t.Setenv(name, value)
 			}
-			cfg := srv.config()
+			cfg := fakeConfig(srv)
 			cfg.AccessKeyID, cfg.SecretAccessKey = "", ""
-			before := len(srv.seen(""))
+			before := len(srv.Seen())
 			c := newClient(t, cfg)
-			if n := len(srv.seen("")) - before; n > 0 {
+			if n := len(srv.Seen()) - before; n > 0 {
 				t.Errorf("%d requests before the first use", n)
 			}
 			for _, path := range []string{"a", "b"} {
@@ -96,7 +98,7 @@ func TestReplicaClient_DefaultChain(t *testing.T) {
 			if n := asked.Load(); n > 0 {
 				t.Errorf("the second path asked for credentials with %d requests of its own", n)
 			}
-			last := srv.seen("")[len(srv.seen(""))-1]
+			last := srv.Seen()[len(srv.Seen())-1]
 			if got := last.Header.Get("Authorization"); !strings.Contains(got, "Credential="+tt.want+"/") || last.Header.Get("X-Amz-Security-Token") != tt.session {
 				t.Errorf("signed by %q with session %q, want %s and %q", got, last.Header.Get("X-Amz-Security-Token"), tt.want, tt.session)
 			}
