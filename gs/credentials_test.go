@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/benbjohnson/litestream/gs"
+	"github.com/benbjohnson/litestream/tests/servers"
 )
 
 // Credentials are found where Google's libraries find them: in the file that
@@ -49,7 +50,7 @@ func TestReplicaClient_DefaultChain(t *testing.T) {
 		t.Fatal(err)
 	}
 	private := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-	srv := newFakeServer(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") })
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") })
 	for _, tt := range []struct{ name, file, content string }{
 		{"ServiceAccount", "key.json", fmt.Sprintf(`{"type":"service_account","client_email":"a@b","private_key_id":"1","private_key":%q,"token_uri":%q}`, private, tokens.URL)},
 		{"Federation", "key.json", fmt.Sprintf(`{"type":"external_account","audience":"aud","subject_token_type":"urn:ietf:params:oauth:token-type:jwt","token_url":%q,"credential_source":{"file":"HOME/subject"}}`, tokens.URL)},
@@ -80,7 +81,7 @@ func TestReplicaClient_DefaultChain(t *testing.T) {
 			if _, err := c.LTXFiles(t.Context(), 0, 0, false); err != nil {
 				t.Fatal(err)
 			}
-			seen := srv.seen()
+			seen := srv.Seen("")
 			if got, want := seen[len(seen)-1].Header.Get("Authorization"), "Bearer token-of-"+tt.name; got != want {
 				t.Errorf("sent %q, want %q", got, want)
 			}
