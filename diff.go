@@ -153,8 +153,8 @@ func (r *DiffResult) Differs() bool {
 var ErrDiffOrder = errors.New("the first point is later than the second")
 
 // Diff compares two states of a database by its replica alone. Errors about a
-// point are those of CalcRestorePlan. Memory is 8 to 20 bytes for each page of
-// both states.
+// point are those of CalcRestorePlan. Memory is at most 16 bytes for each page of
+// each state.
 func Diff(ctx context.Context, client ReplicaClient, opt DiffOptions) (*DiffResult, error) {
 	if opt.From == (DiffPoint{}) {
 		return nil, errors.New("compare: the first point is not given")
@@ -167,7 +167,8 @@ func Diff(ctx context.Context, client ReplicaClient, opt DiffOptions) (*DiffResu
 			return nil, err
 		}
 		res, err := d.compare(ctx)
-		if !errors.Is(err, fs.ErrNotExist) || replans == len(opt.knobs.replanDelays) {
+		_, ofFile := errors.AsType[*LTXError](err)
+		if !ofFile || !errors.Is(err, fs.ErrNotExist) || replans == len(opt.knobs.replanDelays) {
 			return res, err
 		}
 		opt.Logger.Info("file of the replica is gone, planning again", "error", err)

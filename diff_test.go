@@ -406,6 +406,36 @@ func TestDiff_FileGone(t *testing.T) {
 	}
 }
 
+// TestDiff_Checksums compares two snapshots between which no files are left.
+func TestDiff_Checksums(t *testing.T) {
+	s, client := diffFixture(t)
+	s.write(litestream.SnapshotLevel, 1, 3)
+	s.write(litestream.SnapshotLevel, 1, 6)
+	for k := range client.files {
+		if k.level == 0 {
+			delete(client.files, k)
+		}
+	}
+	opt := litestream.DiffOptions{From: litestream.DiffPoint{TXID: 3}}
+	res, err := litestream.Diff(t.Context(), client, opt)
+	if err != nil || res.Method != litestream.DiffChecksums {
+		t.Fatalf("got %+v, %v", res, err)
+	}
+	m := &diffModel{source: s}
+	m.check(res, 3, 6)
+	// What was written in between is a smaller read, and no more than that.
+	s.write(1, 4, 6)
+	if res, err = litestream.Diff(t.Context(), client, opt); err != nil || res.Method != litestream.DiffFiles {
+		t.Fatalf("got %+v, %v", res, err)
+	}
+	m.check(res, 3, 6)
+	client.files[fileKey{1, 4, 6}][120] ^= 1
+	var le *litestream.LTXError
+	if res, err = litestream.Diff(t.Context(), client, opt); !errors.As(err, &le) || le.MinTXID != 4 {
+		t.Errorf("of a damaged file: %+v, %v", res, err)
+	}
+}
+
 // TestDiff_PageSize compares across a snapshot with pages of another size.
 func TestDiff_PageSize(t *testing.T) {
 	s, client := diffFixture(t)

@@ -9,12 +9,14 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	_ "github.com/mattn/go-sqlite3"
+	"github.com/mattn/go-sqlite3"
 
 	"github.com/benbjohnson/litestream/internal/sqlitebtree"
 )
@@ -56,6 +58,49 @@ func (d *database) number(query string) (n int) {
 		d.tb.Fatalf("%s: %v", query, err)
 	}
 	return n
+}
+
+// reserve keeps some bytes at the end of each page free, as extensions that
+// encrypt pages do.
+func (d *database) reserve(n int) {
+	d.tb.Helper()
+	conn, err := d.db.Conn(d.tb.Context())
+	if err != nil {
+		d.tb.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.Raw(func(c any) error {
+		const reserveBytes = 38 // SQLITE_FCNTL_RESERVE_BYTES
+		return c.(*sqlite3.SQLiteConn).SetFileControlInt("main", reserveBytes, n)
+	}); err != nil {
+		d.tb.Fatal(err)
+	}
+	if _, err := conn.ExecContext(d.tb.Context(), "VACUUM"); err != nil {
+		d.tb.Fatal(err)
+	}
+}
+
+// statistics returns how many pages SQLite's command line counts for each table
+// and index; nil: it is not installed.
+func (d *database) statistics() map[string]int {
+	d.tb.Helper()
+	cli, err := exec.LookPath("sqlite3")
+	if err != nil {
+		return nil
+	}
+	out, err := exec.CommandContext(d.tb.Context(), cli, d.path, "SELECT name, count(*) FROM dbstat GROUP BY name").Output()
+	if err != nil {
+		d.tb.Logf("no statistics: %v", err) // built without dbstat, or older than the database's schema
+		return nil
+	}
+	pages := make(map[string]int)
+	for line := range strings.Lines(string(out)) {
+		name, n, _ := strings.Cut(strings.TrimSpace(line), "|")
+		if pages[name], err = strconv.Atoi(n); err != nil {
+			d.tb.Fatal(err)
+		}
+	}
+	return pages
 }
 
 // image returns the bytes of the file.
@@ -174,7 +219,7 @@ type model struct {
 }
 
 var modelTables = []struct{ name, key, columns string }{
-	{"a", "id", "coalesce(hex(v),'')||'/'||coalesce(n,'')"},
+	{"a", "id", "typeof(v)||coalesce(hex(v),'')||'/'||coalesce(n,'')"}, // substr of an empty blob is NULL
 	{"b", "rowid", "hex(v)"},
 	{"w", "k", "hex(v)"},
 	{"x", "p||'|'||q", "hex(v)"},
@@ -184,6 +229,9 @@ func newModel(tb testing.TB, rnd *rand.Rand, pageSize int) *model {
 	tb.Helper()
 	d := newDatabase(tb, fmt.Sprintf("page_size=%d", pageSize), fmt.Sprintf("auto_vacuum=%d", rnd.IntN(3)),
 		fmt.Sprintf("encoding='%s'", []string{"UTF-8", "UTF-16le", "UTF-16be"}[rnd.IntN(3)]))
+	if rnd.IntN(3) == 0 {
+		d.reserve(1 + rnd.IntN(32))
+	}
 	for _, q := range []string{
 		"CREATE TABLE a (id INTEGER PRIMARY KEY, v BLOB, n INT, g AS (n+1) STORED, h AS (n+2))",
 		"CREATE INDEX a_n ON a (n, substr(hex(v),1,20))",
@@ -298,6 +346,11 @@ func TestCompare_Random(t *testing.T) {
 		}
 		if got, want := find(c, sqlitebtree.FreePages).Pages.After, m.number("PRAGMA freelist_count"); got != want {
 			t.Errorf("round %d: %d free pages, want %d", round, got, want)
+		}
+		for name, want := range m.statistics() {
+			if got := find(c, name).Pages.After; got != want {
+				t.Errorf("round %d: %s has %d pages, want %d", round, name, got, want)
+			}
 		}
 		for i, table := range modelTables {
 			want := sqlitebtree.Rows{}
