@@ -81,7 +81,7 @@ func TestReplicaClient_DefaultChain(t *testing.T) {
 			if _, err := c.LTXFiles(t.Context(), 0, 0, false); err != nil {
 				t.Fatal(err)
 			}
-			seen := srv.Seen("")
+			seen := srv.Seen()
 			if got, want := seen[len(seen)-1].Header.Get("Authorization"), "Bearer token-of-"+tt.name; got != want {
 				t.Errorf("sent %q, want %q", got, want)
 			}
