@@ -125,9 +125,13 @@ func (a *app) doctorTargets(conf *configFlags, arg string) ([]*doctorTarget, err
 		}
 		return []*doctorTarget{t}, nil
 	}
-	if path := configPath(conf.path); arg == "" && conf.path == "" {
+	if path := configPath(conf.path); conf.path == "" {
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-			return nil, usageError{&tryError{fmt.Errorf("replica URL or configuration file required: %s does not exist", path), "litestream doctor s3://bucket/path"}}
+			err = fmt.Errorf("replica URL or configuration file required: %s does not exist", path)
+			if arg != "" {
+				err = fmt.Errorf("%s is no replica URL, and no database of a configuration: %s does not exist", redactURL(arg), path)
+			}
+			return nil, usageError{&tryError{err, "litestream doctor s3://bucket/path"}}
 		}
 	}
 	cfg, err := conf.read(a)

@@ -117,6 +117,7 @@ func TestDoctor_Errors(t *testing.T) {
 		want string
 	}{
 		{"Nothing", "", 2, "Error: replica URL or configuration file required: " + dir + "/missing.yml does not exist\nTry: litestream doctor s3://bucket/path\n"},
+		{"NoURL", "s3:/bucket/p", 2, "Error: s3:/bucket/p is no replica URL, and no database of a configuration: " + dir + "/missing.yml does not exist\nTry: litestream doctor s3://bucket/path\n"},
 		{"Flag", "-bogus", 2, "flag provided but not defined: -bogus\nError: flag provided but not defined: -bogus\n"},
 		{"TooMany", "a b", 2, "Error: too many arguments\n"},
 		{"ProvidersAndMore", "-providers a", 2, "Error: too many arguments\n"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"slices"
@@ -31,7 +32,8 @@ func describe(err error) string {
 // layers above add is where in the program it came up.
 func cause(err error) string {
 	for {
-		if _, ok := err.(*net.OpError); ok { //nolint:errorlint // this very layer has the address
+		switch err.(type) { //nolint:errorlint // this very layer has the address, or the path
+		case *net.OpError, *fs.PathError:
 			return err.Error()
 		}
 		var next error
@@ -51,12 +53,17 @@ func cause(err error) string {
 	}
 }
 
+// fileType is the type of replicas in local folders.
+const fileType = "file"
+
 // advise returns what to change, as the client knows it for the error.
 func advise(err error) string {
 	re, ok := errors.AsType[*litestream.ReplicaError](err)
 	switch {
 	case ok && re.Hint != "":
 		return re.Hint
+	case ok && re.Type == fileType:
+		return "check the path, who may write there, and whether its disk is mounted and has room"
 	case errors.Is(err, context.DeadlineExceeded), ok && !re.Permanent:
 		return "check the endpoint or host, the network, and whether a firewall or proxy stands between"
 	default:
