@@ -295,7 +295,7 @@ func (a *app) printDiff(name string, res *litestream.DiffResult) error {
 		return err
 	}
 	if r.Same > 0 {
-		printf(a.stdout, "\nThe same in both: %s.\n", countOf(r.Same, "other table or index"))
+		printf(a.stdout, "\nTables and indexes that are the same in both: %d.\n", r.Same)
 	}
 	return nil
 }
