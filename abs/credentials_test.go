@@ -43,17 +43,20 @@ func TestReplicaClient_Identity(t *testing.T) {
 		is   func(r *http.Request) bool // the right question for a token
 	}{
 		{
-			"ServicePrincipal", map[string]string{"AZURE_TENANT_ID": tenant, "AZURE_CLIENT_ID": "id", "AZURE_CLIENT_SECRET": "geheim"},
+			"ServicePrincipal",
+			map[string]string{"AZURE_TENANT_ID": tenant, "AZURE_CLIENT_ID": "id", "AZURE_CLIENT_SECRET": "geheim"},
 			func(r *http.Request) bool {
 				return r.FormValue("client_id") == "id" && r.FormValue("client_secret") == "geheim"
 			},
 		},
 		{
-			"Workload", map[string]string{"AZURE_TENANT_ID": tenant, "AZURE_CLIENT_ID": "id", "AZURE_FEDERATED_TOKEN_FILE": subject},
+			"Workload",
+			map[string]string{"AZURE_TENANT_ID": tenant, "AZURE_CLIENT_ID": "id", "AZURE_FEDERATED_TOKEN_FILE": subject},
 			func(r *http.Request) bool { return r.FormValue("client_assertion") == "federated" },
 		},
 		{
-			"Machine", map[string]string{"IDENTITY_ENDPOINT": "http://127.0.0.1:1/identity", "IDENTITY_HEADER": "geheim"},
+			"Machine",
+			map[string]string{"IDENTITY_ENDPOINT": "http://127.0.0.1:1/identity", "IDENTITY_HEADER": "geheim"},
 			func(r *http.Request) bool {
 				return r.URL.Path == "/identity" && r.Header.Get("X-Identity-Header") == "geheim"
 			},
