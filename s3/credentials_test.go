@@ -105,3 +105,35 @@ func TestReplicaClient_DefaultChain(t *testing.T) {
 		})
 	}
 }
+
+// A chain that finds nothing says so in the error alone, in words that tell what
+// to set: standard error belongs to the program's own log.
+func TestReplicaClient_NoCredentials(t *testing.T) {
+	for _, kv := range os.Environ() {
+		if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "AWS_") {
+			t.Setenv(name, "")
+		}
+	}
+	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) })
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", srv.URL)
+	said, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stderr := os.Stderr
+	t.Cleanup(func() { os.Stderr = stderr; said.Close() })
+	os.Stderr = said
+	cfg := fakeConfig(srv)
+	cfg.AccessKeyID, cfg.SecretAccessKey = "", ""
+	_, err = newClient(t, cfg).LTXFiles(t.Context(), 0, 0, false)
+	if err == nil || !strings.Contains(err.Error(), "set access-key-id and secret-access-key") {
+		t.Errorf("err=%v, want one that says what to set", err)
+	}
+	if n := len(srv.Seen()); n == 0 {
+		t.Error("nobody was asked")
+	}
+	if text, err := os.ReadFile(said.Name()); err != nil || len(text) > 0 {
+		t.Errorf("standard error has %q, err=%v, want nothing", text, err)
+	}
+}

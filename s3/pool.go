@@ -151,6 +151,8 @@ func (cn *connection) build(ctx context.Context) (*s3.Client, error) {
 		config.WithRegion(region),
 		// A buildable client, because only such a one lets AWS_CA_BUNDLE in.
 		config.WithHTTPClient(newBuildableClient(cn.key)),
+		// The members of the default chain would write to standard error.
+		config.WithLogger(sdkLogger(clientLogMode(os.Getenv("LITESTREAM_S3_DEBUG")))),
 	}
 	if cn.key.accessKeyID != "" && cn.key.secretAccessKey != "" {
 		opts = append(opts, config.WithCredentialsProvider(
@@ -195,11 +197,17 @@ func (cn *connection) setOptions(o *s3.Options) {
 	o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	o.DisableLogOutputChecksumValidationSkipped = true
 	o.ClientLogMode = clientLogMode(os.Getenv("LITESTREAM_S3_DEBUG"))
-	o.Logger = logging.Nop{} // what matters comes back as an error
-	if o.ClientLogMode != 0 {
-		o.Logger = logging.NewStandardLogger(os.Stderr)
-	}
+	o.Logger = sdkLogger(o.ClientLogMode)
 	o.APIOptions = append(o.APIOptions, stackOptions(cn.key)...)
+}
+
+// sdkLogger returns where the SDK writes: nowhere, as what matters comes back as
+// an error, unless somebody asked for its log.
+func sdkLogger(mode aws.ClientLogMode) logging.Logger {
+	if mode == 0 {
+		return logging.Nop{}
+	}
+	return logging.NewStandardLogger(os.Stderr)
 }
 
 // bucketRegion asks where a bucket lies. The oldest regions have odd names.
