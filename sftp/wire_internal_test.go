@@ -175,8 +175,12 @@ func TestAnswer(t *testing.T) {
 		t.Errorf("failure: err=%v, want a refusal", err)
 	}
 	for _, a := range []answer{
-		{kind: fxpStatus}, {kind: fxpHandle}, {kind: 77}, status(fxOK, ""),
-		{kind: fxpHandle, body: []byte{0, 0, 0, 9, 1}}, {kind: fxpHandle, body: []byte{255, 255, 255, 255}},
+		{kind: fxpStatus},
+		{kind: fxpHandle},
+		{kind: 77},
+		status(fxOK, ""),
+		{kind: fxpHandle, body: []byte{0, 0, 0, 9, 1}},
+		{kind: fxpHandle, body: []byte{255, 255, 255, 255}},
 	} {
 		if h, err := a.handle(); err == nil {
 			t.Errorf("%v: handle %q, want an error", a, h)
