@@ -127,12 +127,15 @@ func (w *wire) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the stream to the server. The client calls it, too, when it does
-// not understand the server and reads no further.
+// Close ends the stream to the server, behind a packet that is being sent: a
+// channel of SSH cannot be closed beside a write. Whoever closes the connection
+// first does not wait. The client calls it, too, when it does not understand the
+// server and reads no further.
 func (w *wire) Close() error {
-	err := w.in.Close()
 	w.fail(net.ErrClosed)
-	return err
+	w.sending.Lock()
+	defer w.sending.Unlock()
+	return w.in.Close()
 }
 
 // Read returns what the server answers to the client, and hands out answers to

@@ -10,7 +10,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/pkg/sftp"
@@ -155,6 +157,56 @@ func TestWire_Nonsense(t *testing.T) {
 				t.Errorf("later: err=%v, want a lost connection", err)
 			}
 		})
+	}
+}
+
+// slowIn is a channel of SSH on which a write takes until it is let go.
+type slowIn struct {
+	writing, letGo chan struct{}
+	busy           atomic.Bool
+	together       atomic.Bool // it was closed beside a write
+}
+
+func (s *slowIn) Write(p []byte) (int, error) {
+	s.busy.Store(true)
+	close(s.writing)
+	<-s.letGo
+	s.busy.Store(false)
+	return len(p), nil
+}
+
+func (s *slowIn) Close() error {
+	s.together.Store(s.busy.Load())
+	return nil
+}
+
+// A batch that is being sent ends at once when the stream is closed, and the
+// channel behind it is closed after its last write only.
+func TestWire_CloseBesideWrite(t *testing.T) {
+	in := &slowIn{writing: make(chan struct{}), letGo: make(chan struct{})}
+	w := &wire{in: in, waiting: make(map[uint32]chan<- answer)}
+	var wg sync.WaitGroup
+	var sent error
+	wg.Go(func() { _, sent = w.batch(ofName(fxpRemove, "a")) })
+	<-in.writing
+	wg.Go(func() {
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for left := 1; left > 0; { // until Close has told those who wait
+		w.mu.Lock()
+		left = len(w.waiting)
+		w.mu.Unlock()
+		runtime.Gosched()
+	}
+	close(in.letGo)
+	wg.Wait()
+	if in.together.Load() {
+		t.Error("the channel was closed beside a write")
+	}
+	if !errors.Is(sent, errLost) || !errors.Is(sent, net.ErrClosed) {
+		t.Errorf("batch: %v", sent)
 	}
 }
 
