@@ -63,6 +63,7 @@ type DynamicDB struct {
 	settled bool
 
 	touched    atomic.Int64 // when it was last written to, in nanoseconds; for the fleet
+	chosen     atomic.Int64 // when the fleet chose it to yield, in nanoseconds; 0: it did not
 	lookedAt   time.Time    // end of the last look, or the opening
 	since      time.Time    // oldest change that may not be replicated; zero: none
 	lastChange time.Time    // newest capture, or the promotion
@@ -257,7 +258,7 @@ func (d *DynamicDB) synced(err error) {
 func (d *DynamicDB) holds() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.state != LifecycleHot || !d.looked || d.users > 0 || !d.failing.IsZero() || !d.yields(d.touched.Load()) {
+	if d.state != LifecycleHot || !d.looked || d.users > 0 || !d.failing.IsZero() || !d.yields() {
 		return false
 	}
 	n, _ := d.m.db.stage.pending()
@@ -326,7 +327,7 @@ func (d *DynamicDB) facts() tierFacts {
 	f := tierFacts{
 		state: st.State, pending: pending, suspended: st.Suspended, looked: d.looked,
 		settled: st.Settled, quiet: now.Sub(touched),
-		permanent: IsPermanent(d.sendErr), retried: d.retried, users: d.users, waiting: d.yields(touched.UnixNano()),
+		permanent: IsPermanent(d.sendErr), retried: d.retried, users: d.users, waiting: d.yields(),
 	}
 	if !d.failing.IsZero() {
 		f.sendFailed, f.sendFailing = true, now.Sub(d.failing)
@@ -335,8 +336,8 @@ func (d *DynamicDB) facts() tierFacts {
 }
 
 // yields reports whether it has to hand its place on, once it can.
-func (d *DynamicDB) yields(touched int64) bool {
-	return yields(d.fleet.yield.Load(), touched, d.captures)
+func (d *DynamicDB) yields() bool {
+	return yields(d.fleet.yield.Load(), d.chosen.Load() != 0, d.captures)
 }
 
 // lastTouched is when the files were last written to: by their times, or by

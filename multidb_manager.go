@@ -77,7 +77,7 @@ type MultiDBManager struct {
 
 	// yield says which hot databases give up their places as soon as they are
 	// replicated; see yields.
-	yield atomic.Int64
+	yield atomic.Int32
 
 	mu             sync.Mutex // guards what follows; never held across I/O
 	table          *dbTable

@@ -66,19 +66,32 @@ const yieldEvery = 100 * time.Millisecond
 
 // setYieldLocked chooses the hot databases that yield their places.
 func (m *MultiDBManager) setYieldLocked(now time.Time) {
-	n := m.queue.Len()
+	n, mode := m.queue.Len(), m.yield.Load()
 	switch {
 	case m.stopping || n > 0 && n >= len(m.hot):
 		m.yield.Store(yieldAll)
 	case n == 0:
 		m.yield.Store(yieldNone)
-	case m.yield.Load() == yieldNone || now.Sub(m.yieldSet) > yieldEvery:
-		touched := make([]int64, 0, len(m.hot))
-		for _, d := range m.hot {
-			touched = append(touched, d.touched.Load())
+		if mode != yieldNone {
+			for _, d := range m.hot {
+				d.chosen.Store(0)
+			}
 		}
-		m.yield.Store(yieldBound(touched, n))
+	case mode != yieldSome || now.Sub(m.yieldSet) > yieldEvery:
+		m.chooseYieldsLocked(n, now)
+		m.yield.Store(yieldSome)
 		m.yieldSet = now
+	}
+}
+
+func (m *MultiDBManager) chooseYieldsLocked(waiting int, now time.Time) {
+	hot := m.hotLocked()
+	facts := make([]yieldFacts, len(hot))
+	for i, d := range hot {
+		facts[i] = yieldFacts{d.touched.Load(), d.chosen.Load()}
+	}
+	for _, i := range chooseYields(facts, waiting, now.UnixNano()) {
+		hot[i].chosen.Store(now.UnixNano())
 	}
 }
 

@@ -1,10 +1,10 @@
 package litestream
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"slices"
 	"time"
 )
@@ -42,30 +42,58 @@ type tierFacts struct {
 // uploads fail and others wait. One that comes back has had it.
 const patienceWithReplica = 10 * time.Second
 
-// Bounds of the databases that yield: none, and all.
+// yieldMode says which hot databases hand their places on as soon as they are
+// replicated.
+type yieldMode = int32
+
 const (
-	yieldNone = math.MinInt64
-	yieldAll  = math.MaxInt64
+	yieldNone yieldMode = iota // nobody waits
+	yieldSome                  // those that came for one change, and those that were chosen
+	yieldAll
 )
 
-// yieldShare: for so many that wait, one that is busy yields. Most of those who
-// come have one change and hand their place on as soon as it is replicated.
-// One that is busy and had to go is found by a scan only when it changes again.
-const yieldShare = 4
+const (
+	// yieldShare: for so many that wait, one that is busy yields. Most of those
+	// who come have one change and hand their place on as soon as it is
+	// replicated. One that is busy and had to go is found by a scan only when it
+	// changes again.
+	yieldShare = 4
+	// yieldPatience is how long those that were chosen are counted on. One may be
+	// in use, or its storage away: then another one is chosen beside it.
+	yieldPatience = 2 * time.Second
+)
 
-// yieldBound chooses who yields to n databases that wait, of hot ones that were
-// last written to at these times, which it sorts: those that nobody wrote to
-// for longest, at or before the returned time. It is asked again and again
-// while somebody waits.
-func yieldBound(touched []int64, n int) int64 {
-	slices.Sort(touched)
-	return touched[min((n+yieldShare-1)/yieldShare, len(touched))-1]
+// yieldFacts is what the choice of those that yield depends on.
+type yieldFacts struct {
+	touched int64 // when the hot database was last written to, in nanoseconds
+	chosen  int64 // when it was chosen, in nanoseconds; 0: it was not
 }
 
-// yields reports whether a database that was last written to at a time, and
-// captured so often since it is hot, has to hand its place on.
-func yields(bound, touched int64, captures int) bool {
-	return touched <= bound || captures <= 1 && bound != yieldNone
+// chooseYields returns which more hot databases yield to those that wait: those
+// that nobody wrote to for longest. A choice stands whatever is written later,
+// or a database that is written to all the time would never go.
+func chooseYields(hot []yieldFacts, waiting int, now int64) (chosen []int) {
+	need := (waiting + yieldShare - 1) / yieldShare
+	var free []int
+	for i, f := range hot {
+		switch {
+		case f.chosen == 0:
+			free = append(free, i)
+		case now-f.chosen < int64(yieldPatience):
+			need--
+		}
+	}
+	if need <= 0 {
+		return nil
+	}
+	slices.SortFunc(free, func(a, b int) int { return cmp.Compare(hot[a].touched, hot[b].touched) })
+	return free[:min(need, len(free))]
+}
+
+// yields reports whether a hot database that was captured so often, and chosen
+// or not, has to hand its place on.
+func yields(mode yieldMode, chosen bool, captures int) bool {
+	return mode == yieldAll || mode == yieldSome && (chosen || captures <= 1)
 }
 
 // decideTier settles whether a hot database stays hot. While others wait, hot

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -88,40 +89,46 @@ func TestDecideTier_All(t *testing.T) {
 	}
 }
 
-func TestYieldBound(t *testing.T) {
+func TestChooseYields(t *testing.T) {
+	const now = int64(time.Hour)
+	const recent, late = now - int64(yieldPatience) + 1, now - int64(yieldPatience)
 	for _, tt := range []struct {
 		name    string
-		touched []int64
+		hot     []yieldFacts
 		waiting int
-		want    int64
+		want    []int
 	}{
-		{"One", []int64{5, 3, 9}, 1, 3},
-		{"FewerThanTheShare", []int64{5, 3, 9}, yieldShare, 3},
-		{"OneMore", []int64{5, 3, 9}, yieldShare + 1, 5},
-		{"MoreThanThereAre", []int64{5, 3, 9}, 1000, 9},
-		{"Alone", []int64{7}, 2, 7},
+		{"One", []yieldFacts{{5, 0}, {3, 0}, {9, 0}}, 1, []int{1}},
+		{"AsManyAsTheShare", []yieldFacts{{5, 0}, {3, 0}, {9, 0}}, yieldShare, []int{1}},
+		{"OneMore", []yieldFacts{{5, 0}, {3, 0}, {9, 0}}, yieldShare + 1, []int{1, 0}},
+		{"MoreThanThereAre", []yieldFacts{{5, 0}, {3, 0}, {9, 0}}, 1000, []int{1, 0, 2}},
+		{"ChosenAlready", []yieldFacts{{5, 0}, {3, recent}, {9, 0}}, yieldShare, nil},
+		{"ChosenAndOneMore", []yieldFacts{{5, 0}, {3, recent}, {9, 0}}, yieldShare + 1, []int{0}},
+		{"ChosenInVain", []yieldFacts{{5, 0}, {3, late}, {9, 0}}, yieldShare, []int{0}},
+		{"AllChosenInVain", []yieldFacts{{5, late}}, 9, nil},
 	} {
-		if got := yieldBound(tt.touched, tt.waiting); got != tt.want {
-			t.Errorf("%s: got %d, want %d", tt.name, got, tt.want)
+		if got := chooseYields(tt.hot, tt.waiting, now); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
 	}
 }
 
 func TestYields(t *testing.T) {
 	for _, tt := range []struct {
-		name           string
-		bound, touched int64
-		captures       int
-		want           bool
+		name     string
+		mode     yieldMode
+		chosen   bool
+		captures int
+		want     bool
 	}{
-		{"NobodyWaits", yieldNone, 3, 1, false},
-		{"Ends", yieldAll, 3, 9, true},
-		{"LongNotWrittenTo", 5, 5, 9, true},
-		{"Busy", 5, 6, 2, false},
-		{"CameForOneChange", 5, 6, 1, true},
-		{"CameForNone", 5, 6, 0, true},
+		{"NobodyWaits", yieldNone, true, 1, false},
+		{"All", yieldAll, false, 9, true},
+		{"Chosen", yieldSome, true, 9, true},
+		{"Busy", yieldSome, false, 2, false},
+		{"CameForOneChange", yieldSome, false, 1, true},
+		{"CameForNone", yieldSome, false, 0, true},
 	} {
-		if got := yields(tt.bound, tt.touched, tt.captures); got != tt.want {
+		if got := yields(tt.mode, tt.chosen, tt.captures); got != tt.want {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
 	}
