@@ -89,23 +89,28 @@ func entry(item *container.BlobItem) blob.Entry {
 	return e
 }
 
-// eachBlob reads all pages of a listing, until fn has enough. A listing is whole
-// or an error: a part of it would look like missing transactions.
+// eachBlob calls fn for each blob, until it has enough.
 func (s *session) eachBlob(ctx context.Context, prefix string, pageSize int32, fn func(item *container.BlobItem) bool) error {
 	opts := &container.ListBlobsFlatOptions{Prefix: &prefix, Include: container.ListBlobsInclude{Metadata: true}}
 	if pageSize > 0 {
 		opts.MaxResults = &pageSize
 	}
+	return s.eachItem(ctx, opts, fn)
+}
+
+// eachItem reads all pages of a listing, until fn has enough. A listing is whole
+// or an error: a part of it would look like missing transactions.
+func (s *session) eachItem(ctx context.Context, opts *container.ListBlobsFlatOptions, fn func(item *container.BlobItem) bool) error {
 	pager := s.container.NewListBlobsFlatPager(opts)
 	for marker := ""; pager.More(); {
 		began := time.Now()
 		page, err := pager.NextPage(ctx)
 		s.observe("LIST", 0, began, err)
 		if err != nil {
-			return s.fail("list", prefix, err)
+			return s.fail("list", *opts.Prefix, err)
 		}
 		if page.Segment == nil {
-			return s.fail("list", prefix, errors.New("server's answer is no listing"))
+			return s.fail("list", *opts.Prefix, errors.New("server's answer is no listing"))
 		}
 		for _, item := range page.Segment.BlobItems {
 			if item.Name != nil && !fn(item) {
@@ -114,7 +119,7 @@ func (s *session) eachBlob(ctx context.Context, prefix string, pageSize int32, f
 		}
 		if page.NextMarker != nil && *page.NextMarker != "" {
 			if *page.NextMarker == marker {
-				return s.fail("list", prefix, errors.New("listing does not advance: same marker again"))
+				return s.fail("list", *opts.Prefix, errors.New("listing does not advance: same marker again"))
 			}
 			marker = *page.NextMarker
 		}

@@ -39,10 +39,13 @@ func (c *ReplicaClient) Remnants(ctx context.Context) (remnants []litestream.Rem
 		return nil, err
 	}
 	// A listing does not say which of its blobs are only blocks.
-	err = s.eachItem(ctx, s.root().Tree(), container.ListBlobsInclude{UncommittedBlobs: true}, func(item *container.BlobItem) {
+	tree := s.root().Tree()
+	all := &container.ListBlobsFlatOptions{Prefix: &tree, Include: container.ListBlobsInclude{UncommittedBlobs: true}}
+	err = s.eachItem(ctx, all, func(item *container.BlobItem) bool {
 		if name, ok := strings.CutPrefix(*item.Name, root); ok && s.root().IsFile(*item.Name) && !stored[*item.Name] {
 			remnants = append(remnants, litestream.Remnant{Kind: litestream.RemnantUpload, Name: name})
 		}
+		return true
 	})
 	if err != nil {
 		return nil, err
@@ -81,34 +84,6 @@ func (c *ReplicaClient) DeleteRemnants(ctx context.Context, remnants []litestrea
 	return errors.Join(errs...)
 }
 
-// eachItem reads all pages of a listing of more than blobs.
-func (s *session) eachItem(ctx context.Context, prefix string, include container.ListBlobsInclude, fn func(item *container.BlobItem)) error {
-	pager := s.container.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{Prefix: &prefix, Include: include})
-	for marker := ""; pager.More(); {
-		began := time.Now()
-		page, err := pager.NextPage(ctx)
-		s.observe("LIST", 0, began, err)
-		if err != nil {
-			return s.fail("list", prefix, err)
-		}
-		if page.Segment == nil {
-			return s.fail("list", prefix, errors.New("server's answer is no listing"))
-		}
-		for _, item := range page.Segment.BlobItems {
-			if item.Name != nil {
-				fn(item)
-			}
-		}
-		if page.NextMarker != nil && *page.NextMarker != "" {
-			if *page.NextMarker == marker {
-				return s.fail("list", prefix, errors.New("listing does not advance: same marker again"))
-			}
-			marker = *page.NextMarker
-		}
-	}
-	return nil
-}
-
 // KeptVersions lists the versions and snapshots of the database's blobs that the
 // container keeps, and what it can undelete, with one request per 5,000. An
 // account without versions may refuse to be asked for them: then the rest is.
@@ -140,10 +115,11 @@ func refused(err error) bool {
 
 func (s *session) countKept(ctx context.Context, k *litestream.KeptVersions, include container.ListBlobsInclude) error {
 	for _, prefix := range []string{s.root().Tree(), s.root().Objects() + v03.Dir + "/"} {
-		err := s.eachItem(ctx, prefix, include, func(item *container.BlobItem) {
+		err := s.eachItem(ctx, &container.ListBlobsFlatOptions{Prefix: &prefix, Include: include}, func(item *container.BlobItem) bool {
 			if s.ours(*item.Name) {
 				noteKept(k, item, time.Now())
 			}
+			return true
 		})
 		if err != nil {
 			return err

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -12,23 +11,7 @@ import (
 // its file is gone, and by URL.
 func TestDiff(t *testing.T) {
 	dir := testFolder(t)
-	if err := os.Mkdir(filepath.Join(dir, "d"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "d", "t1.db")
-	makeDatabase(t, path, 1)
-	writeFile(t, filepath.Join(dir, "c.yml"), `
-multi-db:
-  enabled: true
-  patterns: [`+dir+`/d/*.db]
-  state-dir: `+dir+`/state
-  replica-template: {type: file, path: "`+dir+`/r/{{tenant}}"}
-`)
-	replicateOnce(t, "-config", "c.yml")
-	for range 2 {
-		insertRow(t, path)
-		replicateOnce(t, "-config", "c.yml")
-	}
+	path := tenantOfThreePoints(t, dir)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}

@@ -142,7 +142,7 @@ func (h *rivalHost) lost(i int) bool {
 // state of one of them, and the writer changes with a full copy only.
 func TestRivals(t *testing.T) {
 	if testing.Short() && *rivalsSoak == 0 {
-		t.Skip("it takes 20 s")
+		t.Skip("two daemons compete for 20 s")
 	}
 	t.Run("File", func(t *testing.T) { rivalry(t, rivalFolder(t)) })
 	t.Run("S3", func(t *testing.T) { rivalry(t, rivalBucket(t)) })

@@ -13,24 +13,7 @@ import (
 // lost file does.
 func TestTimeline(t *testing.T) {
 	dir := testFolder(t)
-	if err := os.Mkdir(filepath.Join(dir, "d"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "d", "t1.db")
-	makeDatabase(t, path, 1)
-	writeFile(t, filepath.Join(dir, "c.yml"), `
-multi-db:
-  enabled: true
-  patterns: [`+dir+`/d/*.db]
-  state-dir: `+dir+`/state
-  replica-template: {type: file, path: "`+dir+`/r/{{tenant}}"}
-`)
-	once := func() { t.Helper(); replicateOnce(t, "-config", "c.yml") }
-	once()
-	for range 2 {
-		insertRow(t, path)
-		once()
-	}
+	path := tenantOfThreePoints(t, dir)
 	got := runCommand(t, "timeline", "-config", "c.yml", path)
 	if got.code != 0 || !strings.HasPrefix(got.stdout, path+": 3 restore points\n  newest  ") || !strings.Contains(got.stdout, "\nup to 5m  3 ") || got.stderr != "" {
 		t.Errorf("got %+v", got)
@@ -81,4 +64,29 @@ func TestRoundAge(t *testing.T) {
 			t.Errorf("%d: got %s, want %s", d, got, want)
 		}
 	}
+}
+
+// tenantOfThreePoints makes dir/c.yml, a configuration of multi-db, and below
+// dir/d a database of three rows with a restore point for each. It returns the
+// database's path.
+func tenantOfThreePoints(t *testing.T, dir string) string {
+	t.Helper()
+	if err := os.Mkdir(filepath.Join(dir, "d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "d", "t1.db")
+	makeDatabase(t, path, 1)
+	writeFile(t, filepath.Join(dir, "c.yml"), `
+multi-db:
+  enabled: true
+  patterns: [`+dir+`/d/*.db]
+  state-dir: `+dir+`/state
+  replica-template: {type: file, path: "`+dir+`/r/{{tenant}}"}
+`)
+	replicateOnce(t, "-config", "c.yml")
+	for range 2 {
+		insertRow(t, path)
+		replicateOnce(t, "-config", "c.yml")
+	}
+	return path
 }

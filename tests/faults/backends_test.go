@@ -60,6 +60,11 @@ func xmlAnswer(status int, code string) servers.HTTPFault {
 	return servers.Answer(status, http.Header{"Content-Type": {"application/xml"}}, xml(code, "injected"))
 }
 
+// xmlSkewed refuses a request for its date; the answer's own date is from what a
+// client corrects its clock.
+var xmlSkewed = servers.Answer(http.StatusForbidden, http.Header{"Date": {time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat)}},
+	xml("RequestTimeTooSkewed", "injected"))
+
 // retryAfter asks for a second of patience.
 var retryAfter = http.Header{"Retry-After": {"1"}}
 
@@ -86,9 +91,7 @@ var s3Backend = backend{
 	broken:    xmlAnswer(http.StatusInternalServerError, "InternalError"),
 	busy:      xmlAnswer(http.StatusServiceUnavailable, "SlowDown"),
 	expired:   xmlAnswer(http.StatusBadRequest, "ExpiredToken"),
-	// The answer's date is from what a client corrects its clock.
-	skewed: servers.Answer(http.StatusForbidden, http.Header{"Date": {time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat)}},
-		xml("RequestTimeTooSkewed", "injected")),
+	skewed:    xmlSkewed,
 }
 
 var sftpBackend = backend{
@@ -231,8 +234,7 @@ var ossBackend = backend{
 	broken:    xmlAnswer(http.StatusInternalServerError, "InternalError"),
 	busy:      xmlAnswer(http.StatusServiceUnavailable, "ServiceUnavailable"),
 	expired:   xmlAnswer(http.StatusForbidden, "SecurityTokenExpired"),
-	skewed: servers.Answer(http.StatusForbidden, http.Header{"Date": {time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat)}},
-		xml("RequestTimeTooSkewed", "injected")),
+	skewed:    xmlSkewed,
 }
 
 var natsBackend = backend{
