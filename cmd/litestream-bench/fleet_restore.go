@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -163,6 +164,12 @@ func (p *process) await(ctx context.Context) error {
 	}
 }
 
+// killed reports whether a program that ended was killed by SIGKILL.
+func (p *process) killed() bool {
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
 // command is the restore of everything to its place.
 func (b *restoreBench) command() []string {
 	args := []string{"restore", "-all", "-json", "-config", b.config}
@@ -266,42 +273,37 @@ func equalFiles(got, want string) (int64, error) {
 	return int64(len(a)), nil
 }
 
-// restoreKilled kills the restore at random moments and continues it.
+// restoreKilled kills the restore at random moments and continues it, until a
+// run comes to its end.
 func (b *restoreBench) restoreKilled(ctx context.Context, t *table, took time.Duration) error {
 	rnd := rand.New(rand.NewPCG(b.seed, 7))
 	var spent time.Duration
+	var last *process
 	killed := 0
-	for k := 0; k < b.kills; k++ {
-		after := time.Duration(rnd.Int64N(int64(took)/int64(max(1, b.kills))*2 + int64(time.Millisecond)))
-		progress("fleet-restore: kill %d of %d after %s", k+1, b.kills, after.Round(time.Millisecond))
+	for last == nil {
 		begin := time.Now()
 		p, err := start(b.dir, b.tools[0].bin, b.command()...)
 		if err != nil {
 			return err
 		}
-		timer := time.AfterFunc(after, func() { _ = p.cmd.Process.Kill() }) // it may have ended
-		select {
-		case <-p.exited:
-		case <-ctx.Done():
-			p.stop()
-			return ctx.Err()
+		if killed < b.kills {
+			after := time.Duration(rnd.Int64N(int64(took)/int64(b.kills)*2 + int64(time.Millisecond)))
+			progress("fleet-restore: kill %d of %d after %s", killed+1, b.kills, after.Round(time.Millisecond))
+			timer := time.AfterFunc(after, func() { _ = p.cmd.Process.Kill() }) // it may have ended
+			defer timer.Stop()
 		}
+		err = p.await(ctx)
 		spent += time.Since(begin)
-		if timer.Stop() {
-			break // it came to its end before
+		switch {
+		case err == nil:
+			last = p
+		case ctx.Err() == nil && p.killed():
+			killed++
+		default:
+			return err
 		}
-		killed++
 	}
-	begin := time.Now()
-	p, err := start(b.dir, b.tools[0].bin, b.command()...)
-	if err != nil {
-		return err
-	}
-	if err := p.await(ctx); err != nil {
-		return err
-	}
-	spent += time.Since(begin)
-	sum, err := lastSummary(p.log)
+	sum, err := lastSummary(last.log)
 	if err != nil {
 		return err
 	}
