@@ -6,6 +6,7 @@ import (
 	"hash/crc64"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/superfly/ltx"
@@ -70,9 +71,11 @@ type View struct {
 	mainSum uint64
 	summed  bool
 
-	buf      []byte // read-ahead of the main file
-	bufPgno  uint32 // first page in buf
-	bufPages uint32 // whole pages in buf
+	borrowed *[smallView]byte // of viewBuffers; nil if the database is larger
+	page     []byte           // of Each
+	buf      []byte           // read-ahead of the main file
+	bufPgno  uint32           // first page in buf
+	bufPages uint32           // whole pages in buf
 }
 
 // viewSource is what a view is opened on.
@@ -231,15 +234,34 @@ func (v *View) readPage(pgno uint32, buf []byte) (logged bool, err error) {
 	return false, nil
 }
 
-const viewReadAhead = 256 << 10
+const (
+	viewReadAhead = 256 << 10
+	// smallView holds the pages of most databases of a fleet, and one more.
+	smallView = 32 << 10
+)
+
+// viewBuffers are of views of small databases, of which a first backup reads
+// thousands a second.
+var viewBuffers = sync.Pool{New: func() any { return new([smallView]byte) }}
+
+// borrow gives the view its buffers, until Close.
+func (v *View) borrow() {
+	if v.page != nil {
+		return
+	}
+	page := int(v.PageSize)
+	ahead := max(int(min(viewReadAhead, int64(v.PageN)*int64(page))), page)
+	if ahead+page > smallView {
+		v.buf, v.page = make([]byte, ahead), make([]byte, page)
+		return
+	}
+	v.borrowed, _ = viewBuffers.Get().(*[smallView]byte)
+	v.buf, v.page = v.borrowed[:ahead:ahead], v.borrowed[ahead:ahead+page]
+}
 
 // fill reads on in the main file from pgno.
 func (v *View) fill(pgno uint32) error {
-	if v.buf == nil {
-		// Most databases of a fleet are smaller than the read-ahead.
-		size := min(viewReadAhead, int64(v.PageN)*int64(v.PageSize))
-		v.buf = make([]byte, max(size, int64(v.PageSize)))
-	}
+	v.borrow()
 	if v.slices != nil {
 		if err := v.slices.hold(); err != nil {
 			return err
@@ -262,7 +284,8 @@ const stopEvery = 256
 // Each calls fn for every page in ascending order, the lock page left out. The
 // page is valid during the call.
 func (v *View) Each(fn func(pgno uint32, page []byte) error) error {
-	buf := make([]byte, v.PageSize)
+	v.borrow()
+	buf := v.page
 	lock := ltx.LockPgno(v.PageSize)
 	var sum uint64
 	for pgno := uint32(1); pgno <= v.PageN; pgno++ {
@@ -296,9 +319,15 @@ func (v *View) Each(fn func(pgno uint32, page []byte) error) error {
 	return nil
 }
 
-// Close ends what holds the database still, and frees the copy of the log.
+// Close ends what holds the database still, and frees the copy of the log and
+// the buffers. Nothing is read behind it.
 func (v *View) Close() error {
 	var err error
+	if v.borrowed != nil {
+		viewBuffers.Put(v.borrowed)
+		v.borrowed = nil
+	}
+	v.buf, v.page, v.bufPages = nil, nil, 0
 	if v.release != nil {
 		err = v.release()
 		v.release = nil

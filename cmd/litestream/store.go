@@ -54,7 +54,7 @@ func newStore(ctx context.Context, cfg *Config, reg prometheus.Registerer, logge
 // fleetGCPercent makes the garbage collector spend a little more time for less
 // memory: with databases by the hundred thousand the records are most of what
 // lives, and they hold nothing that it has to follow.
-const fleetGCPercent = 40
+const fleetGCPercent = 30
 
 // newMultiDBManager puts the databases that patterns find beside those of a
 // store.

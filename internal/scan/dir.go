@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/benbjohnson/litestream/internal/glob"
+	"github.com/benbjohnson/litestream/internal/sqlitefile"
 	"github.com/benbjohnson/litestream/internal/wal"
 )
 
@@ -273,7 +274,7 @@ func (w *worker) look(d *dir, rec record) {
 		w.statFailed(d, rec, err)
 		return
 	}
-	e := Entry{Dir: d.path, Name: rec.name, Pattern: int(rec.pattern), Main: printOf(&st)}
+	e := Entry{Dir: d.path, Name: rec.name, Pattern: int(rec.pattern), Main: sqlitefile.PrintOf(&st)}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		w.special++
 		return
@@ -283,7 +284,7 @@ func (w *worker) look(d *dir, rec record) {
 		err := fstatat(d.fd, w.scratch[:len(w.scratch)-1], &st)
 		switch {
 		case err == nil:
-			e.WAL, e.HasWAL = printOf(&st), true
+			e.WAL, e.HasWAL = sqlitefile.PrintOf(&st), true
 		case !errors.Is(err, unix.ENOENT):
 			w.statFailed(d, rec, err)
 			return
@@ -330,7 +331,7 @@ func (w *worker) lookLink(d *dir, rec record) (enter bool) {
 		w.special++
 		return false
 	}
-	e := Entry{Dir: d.path, Name: rec.name, Pattern: int(rec.pattern), Linked: true, Main: printOf(&st)}
+	e := Entry{Dir: d.path, Name: rec.name, Pattern: int(rec.pattern), Linked: true, Main: sqlitefile.PrintOf(&st)}
 	// SQLite keeps the log beside the file that the link leads to.
 	target, err := filepath.EvalSymlinks(string(appendDir(nil, d.path)) + string(rec.name))
 	if err == nil {
@@ -338,7 +339,7 @@ func (w *worker) lookLink(d *dir, rec record) (enter bool) {
 	}
 	switch {
 	case err == nil:
-		e.WAL, e.HasWAL = printOf(&st), true
+		e.WAL, e.HasWAL = sqlitefile.PrintOf(&st), true
 	case !errors.Is(err, unix.ENOENT):
 		w.statFailed(d, rec, err)
 		return false

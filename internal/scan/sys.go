@@ -4,8 +4,6 @@ import (
 	"errors"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/benbjohnson/litestream/internal/wal"
 )
 
 // openat opens a directory, again if a signal got in the way.
@@ -15,15 +13,6 @@ func openat(fd int, name string, flags int) (int, error) {
 		if !errors.Is(err, unix.EINTR) {
 			return n, err
 		}
-	}
-}
-
-func printOf(st *unix.Stat_t) wal.Print {
-	return wal.Print{
-		ID:    wal.FileID{Dev: uint64(st.Dev), Ino: st.Ino},
-		Size:  st.Size,
-		Mtime: st.Mtim.Nano(),
-		Ctime: st.Ctim.Nano(),
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/benbjohnson/litestream/internal/glob"
+	"github.com/benbjohnson/litestream/internal/sqlitefile"
 	"github.com/benbjohnson/litestream/internal/wal"
 )
 
@@ -220,7 +221,7 @@ func (w *worker) enter(parent *dir, name string, kind recordKind, states []glob.
 		w.fail(d.path, err)
 		return
 	}
-	p := printOf(&st)
+	p := sqlitefile.PrintOf(&st)
 	if d.id = p.ID; d.beyond && d.isLoop() {
 		w.count(func(r *Result) { r.Links++ })
 		return

@@ -17,7 +17,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -120,32 +119,37 @@ func JournalPath(db string) string { return db + "-journal" }
 
 // Stat returns the print of a file. It never opens it.
 func Stat(path string) (wal.Print, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return wal.Print{}, err
+	var st unix.Stat_t // os.Stat allocates one, and a first backup asks for each file often
+	err := unix.Stat(path, &st)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Stat(path, &st)
 	}
-	if !st.Mode().IsRegular() {
+	if err != nil {
+		return wal.Print{}, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return wal.Print{}, fmt.Errorf("stat %s: not a regular file", path)
 	}
-	return printOf(st), nil
+	return PrintOf(&st), nil
 }
 
 // StatFile returns the print of an open file.
 func StatFile(f *os.File) (wal.Print, error) {
-	st, err := f.Stat()
-	if err != nil {
-		return wal.Print{}, err
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return wal.Print{}, &fs.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
-	return printOf(st), nil
+	return PrintOf(&st), nil
 }
 
-func printOf(st fs.FileInfo) wal.Print {
-	p := wal.Print{Size: st.Size(), Mtime: st.ModTime().UnixNano()}
-	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-		p.ID = wal.FileID{Dev: uint64(sys.Dev), Ino: sys.Ino}
-		p.Ctime = ctime(sys)
+// PrintOf returns the print that a stat holds.
+func PrintOf(st *unix.Stat_t) wal.Print {
+	return wal.Print{
+		ID:    wal.FileID{Dev: uint64(st.Dev), Ino: st.Ino},
+		Size:  st.Size,
+		Mtime: st.Mtim.Nano(),
+		Ctime: st.Ctim.Nano(),
 	}
-	return p
 }
 
 // A Fingerprint tells whether a database may have changed since it was taken:
@@ -259,18 +263,17 @@ func InUse(f *os.File) (bool, error) {
 		return true, nil
 	}
 	// Others hold locks, which hide those that this process may hold as well.
-	self, err := f.Stat()
+	self, err := StatFile(f)
 	if err != nil {
 		return false, err
 	}
-	want := printOf(self).ID
 	found := false
 	err = eachDescriptor(func(fd int) bool {
 		if fd == int(f.Fd()) {
 			return true
 		}
 		var st unix.Stat_t // of a number that is not open: no match
-		found = unix.Fstat(fd, &st) == nil && (wal.FileID{Dev: uint64(st.Dev), Ino: st.Ino}) == want
+		found = unix.Fstat(fd, &st) == nil && (wal.FileID{Dev: uint64(st.Dev), Ino: st.Ino}) == self.ID
 		return !found
 	})
 	return found, err

@@ -3,16 +3,12 @@ package sqlitefile
 import (
 	"fmt"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
 // getLock does not show the locks of this process.
 const getLock = unix.F_GETLK
-
-// ctime is the inode's change time in nanoseconds. No user call can set it.
-func ctime(st *syscall.Stat_t) int64 { return st.Ctimespec.Nano() }
 
 // NetworkFS returns the name of the network file system that path lies on, or
 // an empty string for a local one.

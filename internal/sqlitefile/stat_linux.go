@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,9 +11,6 @@ import (
 // getLock asks on behalf of the open file, not of the process, so that the
 // locks of this process count as somebody's (fcntl(2), Linux 3.15).
 const getLock = unix.F_OFD_GETLK
-
-// ctime is the inode's change time in nanoseconds. No user call can set it.
-func ctime(st *syscall.Stat_t) int64 { return st.Ctim.Nano() }
 
 // networkFS maps the statfs types of file systems on which SQLite's locks and
 // shared memory do not reach the other machines that mount them.
