@@ -44,10 +44,14 @@ package: ## build dist/*.deb and dist/*.rpm (VERSION=1.2.3); the program is stat
 	CGO_ENABLED=1 go build $(STATIC) -ldflags '-s -w -X main.version=$(VERSION) -extldflags=-static' -o dist/package/litestream ./cmd/litestream
 	for kind in deb rpm; do VERSION='$(PACKAGE_VERSION)' ARCH=$$(go env GOARCH) $(CACHE)/bin/nfpm package -f packaging/nfpm.yaml -p $$kind -t dist/ || exit 1; done
 
+# Tests that the race detector makes much smaller, or takes the sense from.
+WITHOUT_RACE := TestDB_LockPage|TestTenant_Resident|TestMultiDBManager_Drill|TestPlanRestore_Oracle
+
 .PHONY: test
 test: upstream servers ## every test, with the race detector, real servers and short fuzzing
 	go vet ./...
 	LITESTREAM_TEST_REQUIRE=1 go test -race -timeout 20m ./...
+	go test -run '^($(WITHOUT_RACE))$$' .
 	scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: test-short

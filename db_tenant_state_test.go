@@ -313,6 +313,9 @@ func TestTenant_Resident(t *testing.T) {
 		t.Fatal(err)
 	}
 	store := litestream.NewStore(nil, nil)
+	if err := store.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	base := file.NewReplicaClient(filepath.Join(state, "replica"))
 	held := make([]any, 0, 2*n)
 	dbs := make([]*litestream.DB, n)
@@ -332,6 +335,9 @@ func TestTenant_Resident(t *testing.T) {
 		t.Errorf("%d bytes each, want at most 50 KiB", each)
 	}
 	runtime.KeepAlive(held)
+	if err := store.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	for _, db := range dbs {
 		if db.Pos().TXID != 1 {
 			t.Fatal("nothing was captured")
