@@ -356,11 +356,12 @@ func TestDiff_Room(t *testing.T) {
 	}
 }
 
-// TestDiff_Canceled leaves nothing in the scratch folder.
+// TestDiff_Canceled leaves nothing in the scratch folder. Behind the last open
+// it may come too late to be noticed.
 func TestDiff_Canceled(t *testing.T) {
 	_, client := diffFixture(t)
 	why := errors.New("why")
-	for n := range 8 {
+	for n := range 7 {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		scratch, opens := t.TempDir(), 0
 		client.onOpen = func(_ fileKey, _, _ int64, r io.ReadCloser) (io.ReadCloser, error) {
