@@ -88,8 +88,8 @@ func (m *MultiDBManager) observe(e *scan.Entry, start time.Time, st *scanStats) 
 			m.enqueueLocked(i, queueChanged, start)
 		}
 	case TenantFailed:
-		if f := m.reasons[i]; f != nil && f.fp != fp {
-			f.fp = fp
+		if f, seen := m.reasons[i], maphash.Comparable(printSeed, fp); f != nil && f.seen != seen {
+			f.seen = seen
 			m.hastenLocked(i, f, start)
 		}
 	case TenantQueued, TenantHot:
@@ -122,7 +122,7 @@ func (m *MultiDBManager) discoverLocked(e *scan.Entry, fp sqlitefile.Fingerprint
 		return 0, false
 	}
 	if err := m.placeLocked(i); err != nil {
-		m.failLocked(i, &tenantFailure{err: err, fp: fp, lasting: true})
+		m.failLocked(i, &tenantFailure{err: err, seen: maphash.Comparable(printSeed, fp), lasting: true})
 	}
 	return i, true
 }
@@ -299,13 +299,16 @@ func (m *MultiDBManager) warnUnmatched(res scan.Result) {
 	}
 }
 
-// tenantFailure is why a database is left alone for a while.
+// tenantFailure is why a database is left alone for a while. It is 32 bytes,
+// because an outage may leave one for each database.
 type tenantFailure struct {
 	err     error
-	fp      sqlitefile.Fingerprint // at the last scan
+	seen    uint64 // hash, with printSeed, of its fingerprint at the last scan; 0: not seen since
 	tries   uint8
 	lasting bool // it cannot go away while the process lives
 }
+
+var printSeed = maphash.MakeSeed()
 
 // recordLocked is what the registry keeps of a database.
 func (m *MultiDBManager) recordLocked(i uint32) registry.Record {

@@ -438,7 +438,7 @@ func (m *MultiDBManager) failLocked(i uint32, f *tenantFailure) {
 	old := m.reasons[i]
 	if old != nil {
 		f.tries = min(old.tries+1, 200)
-		f.fp = old.fp
+		f.seen = old.seen
 	}
 	class := failureClass(f.err)
 	switch {
