@@ -31,7 +31,8 @@ type s3Replica struct {
 
 	mu     sync.Mutex // guards the rest
 	backed map[int]struct{}
-	err    error // the first upload that could not be read
+	unsure map[string]*bytes.Buffer // uploads whose answers were lost, by path
+	err    error                    // the first upload that could not be read
 }
 
 func newS3Replica(ctx context.Context, bin, dir string, prefix func(int) string, o *oracle) (*s3Replica, error) {
@@ -39,7 +40,7 @@ func newS3Replica(ctx context.Context, bin, dir string, prefix func(int) string,
 	if err != nil {
 		return nil, err
 	}
-	r := &s3Replica{server: server, prefix: prefix, oracle: o, backed: make(map[int]struct{})}
+	r := &s3Replica{server: server, prefix: prefix, oracle: o, backed: make(map[int]struct{}), unsure: make(map[string]*bytes.Buffer)}
 	if r.proxy, err = newCounter(server.target(), r.observe); err != nil {
 		server.stop()
 		return nil, err
@@ -59,12 +60,18 @@ func (a *answer) WriteHeader(status int) {
 }
 
 // observe wraps the handling of requests: it keeps a copy of small uploads of
-// LTX files and looks into it once the server has them.
+// LTX files and looks into it once the server has them, and the tool knows.
 func (r *s3Replica) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		tenant, ok := tenantOf(req.URL.Path)
+		a := &answer{ResponseWriter: w, status: http.StatusOK}
 		if !ok || !makesObject(req) {
-			next.ServeHTTP(w, req)
+			next.ServeHTTP(a, req)
+			if req.Method == http.MethodGet && a.status/100 == 2 {
+				if content := r.takeUnsure(req.URL.Path); content != nil {
+					r.uploaded(tenant, content, true, time.Now()) // the tool looked whether it had arrived
+				}
+			}
 			return
 		}
 		var content bytes.Buffer
@@ -75,14 +82,28 @@ func (r *s3Replica) observe(next http.Handler) http.Handler {
 				io.Closer
 			}{io.TeeReader(req.Body, &content), req.Body}
 		}
-		a := &answer{ResponseWriter: w, status: http.StatusOK}
 		next.ServeHTTP(a, req)
 		// What is refused because it is there was stored before, and its answer
 		// was lost. The restores at the end tell whether it is the same.
 		if a.status/100 == 2 || a.status == http.StatusPreconditionFailed {
+			r.takeUnsure(req.URL.Path)
 			r.uploaded(tenant, &content, small, time.Now())
+		} else if small && int64(content.Len()) == req.ContentLength { // it may have arrived
+			r.mu.Lock()
+			r.unsure[req.URL.Path] = &content
+			r.mu.Unlock()
 		}
 	})
+}
+
+// takeUnsure returns, once, what was uploaded to a path and not answered for, or
+// nil.
+func (r *s3Replica) takeUnsure(path string) *bytes.Buffer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	content := r.unsure[path]
+	delete(r.unsure, path)
+	return content
 }
 
 // makesObject reports whether an LTX file is there when a request has succeeded:
