@@ -237,7 +237,7 @@ func (v *View) readPage(pgno uint32, buf []byte) (logged bool, err error) {
 const (
 	viewReadAhead = 256 << 10
 	// smallView holds the pages of most databases of a fleet, and one more.
-	smallView = 32 << 10
+	smallView = 16 << 10
 )
 
 // viewBuffers are of views of small databases, of which a first backup reads
