@@ -5,9 +5,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -17,8 +19,10 @@ import (
 	"github.com/benbjohnson/litestream/s3"
 )
 
-// maxWatchedUpload is the size in bytes up to which the proxy looks into what
-// is uploaded. Increments of a few pages are below it.
+// maxWatchedUpload is the size in bytes up to which the proxy keeps what is
+// uploaded, to look into it. Increments of a few pages are below it. What is
+// larger, and may hold a commit, is read again from the server: behind an upload of
+// unknown outcome an increment is a snapshot.
 const maxWatchedUpload = 256 << 10
 
 // s3Replica is a bucket of versitygw behind a proxy that counts requests and
@@ -31,8 +35,7 @@ type s3Replica struct {
 
 	mu     sync.Mutex // guards the rest
 	backed map[int]struct{}
-	unsure map[string]*bytes.Buffer // uploads whose answers were lost, by path
-	err    error                    // the first upload that could not be read
+	err    error // the first upload that could not be read
 }
 
 func newS3Replica(ctx context.Context, bin, dir string, prefix func(int) string, o *oracle) (*s3Replica, error) {
@@ -40,7 +43,7 @@ func newS3Replica(ctx context.Context, bin, dir string, prefix func(int) string,
 	if err != nil {
 		return nil, err
 	}
-	r := &s3Replica{server: server, prefix: prefix, oracle: o, backed: make(map[int]struct{}), unsure: make(map[string]*bytes.Buffer)}
+	r := &s3Replica{server: server, prefix: prefix, oracle: o, backed: make(map[int]struct{})}
 	if r.proxy, err = newCounter(server.target(), r.observe); err != nil {
 		server.stop()
 		return nil, err
@@ -60,18 +63,12 @@ func (a *answer) WriteHeader(status int) {
 }
 
 // observe wraps the handling of requests: it keeps a copy of small uploads of
-// LTX files and looks into it once the server has them, and the tool knows.
+// LTX files and looks into it once the server has them.
 func (r *s3Replica) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		tenant, ok := tenantOf(req.URL.Path)
-		a := &answer{ResponseWriter: w, status: http.StatusOK}
 		if !ok || !makesObject(req) {
-			next.ServeHTTP(a, req)
-			if req.Method == http.MethodGet && a.status/100 == 2 {
-				if content := r.takeUnsure(req.URL.Path); content != nil {
-					r.uploaded(tenant, content, true, time.Now()) // the tool looked whether it had arrived
-				}
-			}
+			next.ServeHTTP(w, req)
 			return
 		}
 		var content bytes.Buffer
@@ -82,28 +79,14 @@ func (r *s3Replica) observe(next http.Handler) http.Handler {
 				io.Closer
 			}{io.TeeReader(req.Body, &content), req.Body}
 		}
+		a := &answer{ResponseWriter: w, status: http.StatusOK}
 		next.ServeHTTP(a, req)
 		// What is refused because it is there was stored before, and its answer
 		// was lost. The restores at the end tell whether it is the same.
 		if a.status/100 == 2 || a.status == http.StatusPreconditionFailed {
-			r.takeUnsure(req.URL.Path)
-			r.uploaded(tenant, &content, small, time.Now())
-		} else if small && int64(content.Len()) == req.ContentLength { // it may have arrived
-			r.mu.Lock()
-			r.unsure[req.URL.Path] = &content
-			r.mu.Unlock()
+			r.uploaded(tenant, r.content(req, tenant, &content, small), time.Now())
 		}
 	})
-}
-
-// takeUnsure returns, once, what was uploaded to a path and not answered for, or
-// nil.
-func (r *s3Replica) takeUnsure(path string) *bytes.Buffer {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	content := r.unsure[path]
-	delete(r.unsure, path)
-	return content
 }
 
 // makesObject reports whether an LTX file is there when a request has succeeded:
@@ -114,12 +97,25 @@ func makesObject(req *http.Request) bool {
 		(req.Method == http.MethodPut && !parts || req.Method == http.MethodPost && parts)
 }
 
+// content returns what an upload stored, or nil if it holds no commit that is
+// waited for.
+func (r *s3Replica) content(req *http.Request, tenant int, kept io.Reader, small bool) func() (io.ReadCloser, error) {
+	switch {
+	case small && r.oracle.isWatched(tenant):
+		return func() (io.ReadCloser, error) { return io.NopCloser(kept), nil }
+	case !small && r.oracle.isBehind(tenant):
+		return func() (io.ReadCloser, error) { return os.Open(filepath.Join(r.server.data(), req.URL.Path)) }
+	default:
+		return nil
+	}
+}
+
 // uploaded records an upload that the server has acknowledged.
-func (r *s3Replica) uploaded(tenant int, content io.Reader, small bool, at time.Time) {
+func (r *s3Replica) uploaded(tenant int, content func() (io.ReadCloser, error), at time.Time) {
 	var seq uint32
 	var err error
-	if small && r.oracle.isWatched(tenant) {
-		seq, err = ledgerSeq(content, tenant)
+	if content != nil {
+		seq, err = seqOf(content, tenant)
 	}
 	if err == nil && seq > 0 {
 		r.oracle.land(tenant, seq, at)
@@ -130,6 +126,16 @@ func (r *s3Replica) uploaded(tenant int, content io.Reader, small bool, at time.
 	if r.err == nil && err != nil {
 		r.err = fmt.Errorf("read upload of %s: %w", r.prefix(tenant), err)
 	}
+}
+
+// seqOf returns the newest commit in an LTX file.
+func seqOf(content func() (io.ReadCloser, error), tenant int) (uint32, error) {
+	f, err := content()
+	if err != nil {
+		return 0, err
+	}
+	seq, err := ledgerSeq(f, tenant)
+	return seq, errors.Join(err, f.Close())
 }
 
 func (r *s3Replica) section(indent, path string) string {
