@@ -225,11 +225,7 @@ func TestMultiDBCatalog_Model(t *testing.T) {
 	f.cfg.DeletedRetention = 300 * time.Hour
 	f.setup = func(m *litestream.MultiDBManager) { m.Tune(knob.Fleet{Catalog: time.Millisecond}) }
 	names := f.rested(12)
-	rounds := 4
-	if testing.Short() {
-		rounds = 2
-	}
-	for range rounds {
+	for range 4 {
 		if rng.IntN(4) == 0 {
 			f.damage(rng)
 		}

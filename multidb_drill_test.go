@@ -15,7 +15,7 @@ import (
 func TestMultiDBManager_Drill(t *testing.T) {
 	t.Parallel()
 	n := 1000
-	if testing.Short() || raceEnabled {
+	if raceEnabled {
 		n = 200
 	}
 	f := newMemFleet(t)

@@ -52,8 +52,10 @@ type memFleet struct {
 	clients map[string]*testutil.MemClient
 }
 
+// newMemFleet makes a fleet. Its tests are none of the short ones.
 func newMemFleet(t *testing.T) *memFleet {
 	t.Helper()
+	waitsForClocks(t)
 	base := t.TempDir()
 	f := &memFleet{t: t, dir: filepath.Join(base, "data")}
 	if err := os.MkdirAll(f.dir, 0o755); err != nil {
@@ -392,4 +394,13 @@ func (l *logLines) has(text string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return strings.Count(l.b.String(), text)
+}
+
+// waitsForClocks says why a test is none of the short ones: a database comes to
+// rest when its files' times are older than clockMargin.
+func waitsForClocks(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("a fleet waits for clocks to tick, for seconds")
+	}
 }

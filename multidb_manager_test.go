@@ -27,6 +27,7 @@ type testFleet struct {
 
 func newTestFleet(t *testing.T) *testFleet {
 	t.Helper()
+	waitsForClocks(t)
 	root := t.TempDir()
 	f := &testFleet{t: t, dir: filepath.Join(root, "data"), replica: filepath.Join(root, "replica"), state: filepath.Join(root, "state")}
 	if err := os.MkdirAll(f.dir, 0o755); err != nil {
