@@ -74,7 +74,7 @@ func (w *world) run(s session) (outputs []output) {
 		outputs[len(outputs)-1].log += w.stop().log
 	}
 	levels := merged
-	if len(s.steps) > 1 || strings.Contains(s.steps[0], "-exec") {
+	if len(s.steps) > 1 || execs.MatchString(s.steps[0]) {
 		levels = timed // how long it runs decides on snapshots
 	}
 	outputs[len(outputs)-1].files = listFiles(w.t, w.dir, levels)
@@ -280,6 +280,9 @@ var (
 	merged = regexp.MustCompile(`/ltx/[1-8]/`)
 	timed  = regexp.MustCompile(`/ltx/[1-9]/`)
 )
+
+// execs matches command lines that run as long as a child does.
+var execs = regexp.MustCompile(`-exec|-config exec\.yml`)
 
 // listFiles lists what is in a folder and does not match hidden, with a
 // checksum of what was restored: out*, and what took the place of old.
