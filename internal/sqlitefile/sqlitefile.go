@@ -273,7 +273,7 @@ func InUse(f *os.File) (bool, error) {
 			return true
 		}
 		var st unix.Stat_t // of a number that is not open: no match
-		found = unix.Fstat(fd, &st) == nil && (wal.FileID{Dev: uint64(st.Dev), Ino: st.Ino}) == self.ID
+		found = unix.Fstat(fd, &st) == nil && PrintOf(&st).ID == self.ID
 		return !found
 	})
 	return found, err
