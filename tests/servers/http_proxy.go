@@ -24,9 +24,8 @@ type HTTPProxy struct {
 	target   *url.URL
 	server   *httptest.Server
 	client   *http.Client
-	fault    atomic.Pointer[HTTPFault]
+	fault    atomic.Pointer[setFault]
 	requests atomic.Int64
-	hits     atomic.Int64
 
 	mu  sync.Mutex // guards rng
 	rng *rand.Rand
@@ -35,6 +34,13 @@ type HTTPProxy struct {
 // An HTTPFault is done to a request. It reports whether it was: otherwise the
 // request is served as if there were no fault.
 type HTTPFault func(p *HTTPProxy, w http.ResponseWriter, r *http.Request) bool
+
+// A setFault is one fault and the requests that met it. One still under way when
+// the next fault is set counts here, not there.
+type setFault struct {
+	do   HTTPFault // nil: none
+	hits atomic.Int64
+}
 
 // NewHTTPProxy returns a proxy for the server at a base URL, of which only
 // scheme and host count. What is random in its faults follows from the seed.
@@ -51,6 +57,7 @@ func NewHTTPProxy(tb testing.TB, target string, seed uint64) *HTTPProxy {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
+	p.Break(nil)
 	p.server = httptest.NewServer(p)
 	p.URL, p.Addr = p.server.URL, p.server.Listener.Addr().String()
 	tb.Cleanup(func() {
@@ -63,17 +70,10 @@ func NewHTTPProxy(tb testing.TB, target string, seed uint64) *HTTPProxy {
 
 // Break does a fault to every request from now on; nil heals. The count of Hits
 // begins anew.
-func (p *HTTPProxy) Break(f HTTPFault) {
-	p.hits.Store(0)
-	if f == nil {
-		p.fault.Store(nil)
-		return
-	}
-	p.fault.Store(&f)
-}
+func (p *HTTPProxy) Break(f HTTPFault) { p.fault.Store(&setFault{do: f}) }
 
-// Hits returns how many requests met the fault.
-func (p *HTTPProxy) Hits() int { return int(p.hits.Load()) }
+// Hits returns how many requests met the fault that was set last.
+func (p *HTTPProxy) Hits() int { return int(p.fault.Load().hits.Load()) }
 
 // Requests returns how many requests there were.
 func (p *HTTPProxy) Requests() int { return int(p.requests.Load()) }
@@ -81,7 +81,7 @@ func (p *HTTPProxy) Requests() int { return int(p.requests.Load()) }
 // ServeHTTP implements http.Handler.
 func (p *HTTPProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.requests.Add(1)
-	if f := p.fault.Load(); f != nil && p.meet(*f, w, r) {
+	if f := p.fault.Load(); f.do != nil && p.meet(f, w, r) {
 		return
 	}
 	resp := p.forward(r, r.Body, r.ContentLength)
@@ -91,14 +91,14 @@ func (p *HTTPProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // meet does a fault to a request, if it is one for it.
-func (p *HTTPProxy) meet(f HTTPFault, w http.ResponseWriter, r *http.Request) (met bool) {
+func (p *HTTPProxy) meet(f *setFault, w http.ResponseWriter, r *http.Request) (met bool) {
 	met = true // unless it says otherwise: one that cuts the connection does not come back
 	defer func() {
 		if met {
-			p.hits.Add(1)
+			f.hits.Add(1)
 		}
 	}()
-	return f(p, w, r)
+	return f.do(p, w, r)
 }
 
 // forward sends a request on with a body and its declared length. The name that

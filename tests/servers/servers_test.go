@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -139,5 +140,40 @@ func TestUpstream(t *testing.T) {
 	}
 	if got, want := strings.TrimSpace(string(out)), "v0.5.18"; got != want {
 		t.Errorf("version=%s, want %s", got, want)
+	}
+}
+
+// A request that still meets one fault when the next is set is none of the next
+// one's.
+func TestHTTPProxy_Hits(t *testing.T) {
+	t.Parallel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	met, set := make(chan struct{}), make(chan struct{})
+	p := servers.NewHTTPProxy(t, "http://127.0.0.1:1", 1)
+	p.Break(func(*servers.HTTPProxy, http.ResponseWriter, *http.Request) bool {
+		close(met)
+		<-set
+		return true
+	})
+	get := func() {
+		resp, err := http.Get(p.URL)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_ = resp.Body.Close()
+	}
+	wg.Go(get)
+	<-met
+	p.Break(func(*servers.HTTPProxy, http.ResponseWriter, *http.Request) bool { return true })
+	close(set)
+	wg.Wait()
+	if n := p.Hits(); n != 0 {
+		t.Errorf("%d requests met a fault that none did", n)
+	}
+	get()
+	if n := p.Hits(); n != 1 {
+		t.Errorf("%d requests met the fault, want 1", n)
 	}
 }
