@@ -82,7 +82,7 @@ func (m *MultiDBManager) HotFacts() (lines []string) {
 }
 
 // len returns how many databases need maintenance some day.
-func (q *upkeepQueue) len() int { return len(q.heap) }
+func (q *upkeepQueue) len() int { return q.wait.delayed.n }
 
 // ScanNow scans and returns when that has ended.
 func (m *MultiDBManager) ScanNow() {

@@ -70,6 +70,15 @@ func (h *queueHeap) less(i, j int) bool {
 	return a.idx < b.idx
 }
 
+// below counts the keys up to a limit at a node and below it: no child is
+// smaller than its parent.
+func (h *queueHeap) below(i int, limit int64) int {
+	if i >= h.n || h.at(i).key > limit {
+		return 0
+	}
+	return 1 + h.below(2*i+1, limit) + h.below(2*i+2, limit)
+}
+
 // queueNanos keeps times within what an int64 of nanoseconds can say.
 func queueNanos(t time.Time) int64 {
 	switch s := t.Unix(); {

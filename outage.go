@@ -32,9 +32,10 @@ type outageLog struct {
 	interval time.Duration    // 0: outageInterval
 
 	mu    sync.Mutex // guards what follows; never held across I/O but that of the log
-	of    map[failer]*outage
+	who   failers
 	fleet *outage            // of the newest failure of a database found by pattern
 	known map[string]*outage // by storage
+	sweep int                // how many are known when they are next looked through
 }
 
 // failer is something that uses a storage, and fails or not: a kind of task of
@@ -50,6 +51,9 @@ type failer struct {
 // that those succeed shows sooner that the storage serves.
 func (f failer) late() bool { return f.task == nil && f.kind != 0 }
 
+// tenant reports whether it is a task of one database found by pattern.
+func (f failer) tenant() bool { return f.task == nil && f.id != ^uint32(0) }
+
 // upkeepFailer is the maintenance of a database found by pattern.
 func upkeepFailer(i uint32) failer { return failer{id: i, kind: taskCompact} }
 
@@ -64,12 +68,13 @@ var catalogFailer = failer{id: ^uint32(0), kind: taskCompact}
 
 // outage is a storage that fails, or did before.
 type outage struct {
-	n     int // failers
-	late  int // others, which are tried again much later
-	since time.Time
-	tries int // failed attempts
-	told  bool
-	kinds map[string]time.Time // when a kind of failure was logged last
+	number uint16 // in failers; 0: none
+	n      int    // failers
+	late   int    // others, which are tried again much later
+	since  time.Time
+	tries  int // failed attempts
+	told   bool
+	kinds  map[string]time.Time // when a kind of failure was logged last
 }
 
 // isStorage reports whether err is a storage's that does not serve, in contrast
@@ -90,12 +95,9 @@ func (l *outageLog) failed(who failer, err error, logger *slog.Logger, args ...a
 	re, _ := errors.AsType[*ReplicaError](err)
 	now := l.time()
 	o := l.storage(re)
-	if l.of[who] != o {
+	if l.who.of(who) != o {
 		l.leave(who)
-		if l.of == nil {
-			l.of = make(map[failer]*outage)
-		}
-		l.of[who] = o
+		l.who.add(who, o)
 		if o.n+o.late == 0 && !o.told {
 			o.begin(now, l.pause())
 		}
@@ -163,7 +165,7 @@ func (l *outageLog) succeeded(who failer, logger *slog.Logger, args ...any) {
 	}
 	o.told = false
 	if o.late > 0 {
-		maps.DeleteFunc(l.of, func(_ failer, other *outage) bool { return other == o })
+		l.who.removeLate(o)
 		o.late = 0
 	}
 	logger.Info("replica sync recovered", append(args, "after", l.time().Sub(o.since).Round(time.Millisecond))...)
@@ -191,9 +193,9 @@ func (l *outageLog) forget(who ...failer) {
 
 // leave ends the failing of one, and returns the outage it was part of.
 func (l *outageLog) leave(who failer) *outage {
-	o := l.of[who]
+	o := l.who.of(who)
 	if o != nil {
-		delete(l.of, who)
+		l.who.remove(who)
 		if who.late() {
 			o.late--
 		} else {
@@ -217,12 +219,26 @@ func (l *outageLog) storage(re *ReplicaError) *outage {
 	if l.known == nil {
 		l.known = make(map[string]*outage)
 	}
-	if len(l.known) >= maxOutages {
-		maps.DeleteFunc(l.known, func(_ string, o *outage) bool { return o.n+o.late == 0 && !o.told })
+	if len(l.known) >= max(l.sweep, maxOutages) {
+		maps.DeleteFunc(l.known, l.forgotten)
+		l.sweep = 2 * len(l.known) // those that fail now are not looked at for each new one
 	}
 	o = &outage{kinds: make(map[string]time.Time)}
+	l.who.number(o)
 	l.known[name] = o
 	return o
+}
+
+// forgotten gives up what is known of a storage that serves again.
+func (l *outageLog) forgotten(_ string, o *outage) bool {
+	over := o.n+o.late == 0 && !o.told
+	if over {
+		l.who.free(o)
+		if l.fleet == o {
+			l.fleet = nil
+		}
+	}
+	return over
 }
 
 func (l *outageLog) time() time.Time {

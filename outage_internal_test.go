@@ -46,6 +46,21 @@ func (o *outageTest) fail(id int, err error) bool {
 
 func (o *outageTest) succeed(id int) { o.log.succeeded(failer{id: uint32(id)}, o.to) }
 
+// remembered counts those that fail.
+func (o *outageTest) remembered() (n int) {
+	n = len(o.log.who.others)
+	for _, s := range o.log.who.fleet {
+		for _, piece := range s.pieces {
+			for i := range piece {
+				if piece[i] != 0 {
+					n++
+				}
+			}
+		}
+	}
+	return n
+}
+
 func away(cause string) error {
 	return &ReplicaError{Type: "s3", Bucket: "b", Op: "put", Err: errors.New(cause)}
 }
@@ -76,8 +91,8 @@ func TestOutageLog(t *testing.T) {
 	}
 	o.succeed(1)
 	o.lines("success without failure", 0)
-	if len(o.log.of) != 0 {
-		t.Errorf("%d are remembered, want none", len(o.log.of))
+	if n := o.remembered(); n != 0 {
+		t.Errorf("%d are remembered, want none", n)
 	}
 }
 
@@ -198,7 +213,35 @@ func TestOutageLog_Late(t *testing.T) {
 	o.lines("one of two", 1)
 	o.log.succeeded(upkeepFailer(2), o.to)
 	o.lines("both", 1)
-	if len(o.log.of) != 0 {
-		t.Errorf("%d are remembered, want none", len(o.log.of))
+	if n := o.remembered(); n != 0 {
+		t.Errorf("%d are remembered, want none", n)
+	}
+}
+
+// More storages may fail at once than two bytes can number: one for each of
+// many buckets. Each is forgotten once it serves, and its number used again.
+func TestOutageLog_Numbers(t *testing.T) {
+	o := newOutageTest(t)
+	o.to = slog.New(slog.DiscardHandler)
+	const storages = 1<<16 + 10
+	for round := range 2 {
+		for i := range storages {
+			o.fail(i, &ReplicaError{Type: "s3", Bucket: fmt.Sprint(round, i), Err: errors.New("away")})
+		}
+		if n := o.remembered(); n != storages {
+			t.Errorf("%d are remembered, want %d", n, storages)
+		}
+		for i := range storages {
+			if got := o.log.who.of(failer{id: uint32(i)}); got != o.log.known["s3 "+fmt.Sprint(round, i)] {
+				t.Fatalf("failer %d is part of another storage's outage", i)
+			}
+			o.succeed(i)
+		}
+		if n := o.remembered(); n != 0 {
+			t.Errorf("%d are remembered, want none", n)
+		}
+	}
+	if n := len(o.log.who.outages); n != 1<<16-1 {
+		t.Errorf("%d numbers for outages, want as many as there are", n)
 	}
 }
