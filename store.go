@@ -60,10 +60,11 @@ type Store struct {
 	resources *SharedResourceManager
 	sched     *scheduler
 	cancel    context.CancelFunc
-	// uploads is done when Close has no more time for uploads under way.
-	uploads     context.Context
-	stopUploads context.CancelFunc
-	wg          sync.WaitGroup
+	// tasks is done when Close has no more time for the looks and uploads under
+	// way, uploads when it has none for these.
+	tasks, uploads         context.Context
+	stopTasks, stopUploads context.CancelFunc
+	wg                     sync.WaitGroup
 
 	knobs   knob.Store
 	outages outageLog // of the storages of all databases
@@ -180,7 +181,8 @@ func (s *Store) prepare(ctx context.Context) error {
 		MaxStagedBytes: s.MaxStagedBytes, PinnedDatabases: s.PinnedDatabases,
 	})
 	s.sched = newScheduler(s.submit)
-	s.uploads, s.stopUploads = context.WithCancel(context.WithoutCancel(ctx))
+	s.tasks, s.stopTasks = context.WithCancel(context.WithoutCancel(ctx))
+	s.uploads, s.stopUploads = context.WithCancel(s.tasks)
 	if err := s.manageAll(ctx, s.list); err != nil {
 		return err
 	}
@@ -212,7 +214,7 @@ func (s *Store) manageAll(ctx context.Context, dbs []*DB) error {
 func (s *Store) newManaged(db *DB) *managedDB {
 	m := &managedDB{db: db}
 	m.lookedAt.Store(time.Now().UnixNano())
-	m.ended, m.endNow = context.WithCancel(context.WithoutCancel(s.uploads))
+	m.ended, m.endNow = context.WithCancel(s.tasks)
 	for i := range m.tasks {
 		m.tasks[i] = scheduled{m: m, kind: taskKind(i), index: -1}
 	}
@@ -237,6 +239,9 @@ func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
 		s.dbs[db.Path()] = m
 	}
 	s.mu.Unlock()
+	if dup || stopped {
+		m.endNow()
+	}
 	if dup {
 		return nil, fmt.Errorf("database %s is replicated already", db.Path())
 	} else if stopped {
@@ -360,6 +365,8 @@ func (s *Store) Close(ctx context.Context) error {
 	// An upload that hangs gets no more time than the last one.
 	defer time.AfterFunc(s.Settings().ShutdownSyncTimeout, s.stopUploads).Stop()
 	defer s.stopUploads()
+	defer s.stopTasks()
+	defer context.AfterFunc(ctx, s.stopTasks)()
 	closed := make([]bool, len(dbs))
 	errs := make([]error, len(dbs))
 	for i, m := range dbs {

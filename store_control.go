@@ -274,15 +274,20 @@ func (s *Store) end(ctx context.Context, m *managedDB) error {
 	return errors.Join(err, m.db.Close(context.WithoutCancel(ctx)))
 }
 
-// beginTask notes that a task of a database runs. Its context ends with the
-// database; ok is false if that has ended already.
-func (m *managedDB) beginTask(ctx context.Context) (_ context.Context, done func(), ok bool) {
+// beginTask notes that a task of a database runs; ok is false if the database
+// has ended already. A look or an upload is one of thousands a second: its
+// context is the database's own. Maintenance ends with its pool, too, which the
+// store leaves alone where it closes.
+func (m *managedDB) beginTask(ctx context.Context, kind taskKind) (_ context.Context, done func(), ok bool) {
 	m.life.Lock()
 	defer m.life.Unlock()
 	if m.ended.Err() != nil {
 		return ctx, nil, false
 	}
 	m.running.Add(1)
+	if kind == taskSync || kind == taskUpload {
+		return m.ended, m.running.Done, true
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(m.ended, cancel)
 	return ctx, func() { stop(); cancel(); m.running.Done() }, true

@@ -71,6 +71,9 @@ func (s *Store) addTenant(db *DB, shared *sharedState, events tenantEvents) (*ma
 		s.dbs[db.Path()] = m
 	}
 	s.mu.Unlock()
+	if other != nil || !open {
+		m.endNow()
+	}
 	switch {
 	case !open:
 		return nil, fmt.Errorf("add database %s: store: %w", db.Path(), os.ErrClosed)

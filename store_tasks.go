@@ -20,7 +20,7 @@ func (s *Store) submit(m *managedDB, kind taskKind) {
 	}
 	run := func(task func(context.Context, *managedDB)) func(context.Context) {
 		return func(ctx context.Context) {
-			if ctx, done, ok := m.beginTask(ctx); ok {
+			if ctx, done, ok := m.beginTask(ctx, kind); ok {
 				defer done()
 				task(ctx, m)
 			}

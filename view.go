@@ -71,11 +71,12 @@ type View struct {
 	mainSum uint64
 	summed  bool
 
-	borrowed *[smallView]byte // of viewBuffers; nil if the database is larger
-	page     []byte           // of Each
-	buf      []byte           // read-ahead of the main file
-	bufPgno  uint32           // first page in buf
-	bufPages uint32           // whole pages in buf
+	small    *[smallView]byte     // borrowed, or nil
+	large    *[viewReadAhead]byte // borrowed, or nil
+	page     []byte               // of Each
+	buf      []byte               // read-ahead of the main file
+	bufPgno  uint32               // first page in buf
+	bufPages uint32               // whole pages in buf
 }
 
 // viewSource is what a view is opened on.
@@ -235,14 +236,19 @@ func (v *View) readPage(pgno uint32, buf []byte) (logged bool, err error) {
 }
 
 const (
-	viewReadAhead = 256 << 10
+	// viewReadAhead is the most that is read at once. A hundred databases are read
+	// at the same time.
+	viewReadAhead = 64 << 10
 	// smallView holds the pages of most databases of a fleet, and one more.
 	smallView = 16 << 10
 )
 
-// viewBuffers are of views of small databases, of which a first backup reads
-// thousands a second.
-var viewBuffers = sync.Pool{New: func() any { return new([smallView]byte) }}
+// What views of most page sizes read into: a first backup reads thousands of
+// databases a second.
+var (
+	smallViews = sync.Pool{New: func() any { return new([smallView]byte) }}
+	largeViews = sync.Pool{New: func() any { return new([viewReadAhead]byte) }}
+)
 
 // borrow gives the view its buffers, until Close.
 func (v *View) borrow() {
@@ -250,13 +256,30 @@ func (v *View) borrow() {
 		return
 	}
 	page := int(v.PageSize)
-	ahead := max(int(min(viewReadAhead, int64(v.PageN)*int64(page))), page)
-	if ahead+page > smallView {
-		v.buf, v.page = make([]byte, ahead), make([]byte, page)
-		return
+	ahead := max(page, int(min(int64(viewReadAhead/page-1), int64(v.PageN)))*page)
+	var b []byte
+	switch n := ahead + page; {
+	case n <= smallView:
+		v.small, _ = smallViews.Get().(*[smallView]byte)
+		b = v.small[:]
+	case n <= viewReadAhead:
+		v.large, _ = largeViews.Get().(*[viewReadAhead]byte)
+		b = v.large[:]
+	default:
+		b = make([]byte, n)
 	}
-	v.borrowed, _ = viewBuffers.Get().(*[smallView]byte)
-	v.buf, v.page = v.borrowed[:ahead:ahead], v.borrowed[ahead:ahead+page]
+	v.buf, v.page = b[:ahead:ahead], b[ahead:ahead+page]
+}
+
+// giveBack ends borrow.
+func (v *View) giveBack() {
+	if v.small != nil {
+		smallViews.Put(v.small)
+	}
+	if v.large != nil {
+		largeViews.Put(v.large)
+	}
+	v.small, v.large, v.buf, v.page, v.bufPages = nil, nil, nil, nil, 0
 }
 
 // fill reads on in the main file from pgno.
@@ -323,11 +346,7 @@ func (v *View) Each(fn func(pgno uint32, page []byte) error) error {
 // the buffers. Nothing is read behind it.
 func (v *View) Close() error {
 	var err error
-	if v.borrowed != nil {
-		viewBuffers.Put(v.borrowed)
-		v.borrowed = nil
-	}
-	v.buf, v.page, v.bufPages = nil, nil, 0
+	v.giveBack()
 	if v.release != nil {
 		err = v.release()
 		v.release = nil

@@ -12,7 +12,7 @@ import (
 	"github.com/superfly/ltx"
 )
 
-const bufferBytes = 64 << 10
+const bufferBytes = 32 << 10
 
 // errDone is the answer of a File after Commit or Abort.
 var errDone = errors.New("staged file is finished")

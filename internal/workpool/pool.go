@@ -16,6 +16,16 @@ import (
 // start goroutines all the time.
 const idleTimeout = 1500 * time.Millisecond
 
+// Up to startAtOnce workers start with the first task that finds none idle.
+// Each further one only if the oldest ready task has waited for growAfter since
+// a worker started: a burst of short tasks is done by then, and needs neither
+// the goroutines nor what the tasks would open at a time, such as connections.
+// Where tasks take long, all workers run within a second.
+const (
+	startAtOnce = 8
+	growAfter   = 5 * time.Millisecond
+)
+
 // Task is a piece of work. Run must return soon after its ctx is done. A panic
 // in Run is not recovered: it is a bug and ends the process.
 type Task struct {
@@ -59,7 +69,8 @@ type Pool struct {
 	ready   itemHeap         // the oldest task of each key that is not running
 	idle    []*worker        // waiting for work, the longest first
 	workers int
-	stats   Stats // Workers is not kept here
+	growing *time.Timer // runs grow; nil: not armed
+	stats   Stats       // Workers is not kept here
 }
 
 // item is a queued task.
@@ -201,12 +212,38 @@ func (p *Pool) dispatchLocked() {
 			w := p.idle[n-1]
 			p.idle = p.idle[:n-1]
 			w.next <- p.takeLocked()
-		} else if p.workers < p.max {
-			p.workers++
-			go p.work(&worker{next: make(chan *item, 1)}, p.takeLocked())
+		} else if p.workers < min(p.max, startAtOnce) {
+			p.startLocked()
 		} else {
+			if p.workers < p.max && p.growing == nil {
+				p.growing = time.AfterFunc(growAfter, p.grow)
+			}
 			return
 		}
+	}
+}
+
+// startLocked starts a worker with the oldest ready task.
+func (p *Pool) startLocked() {
+	p.workers++
+	go p.work(&worker{next: make(chan *item, 1)}, p.takeLocked())
+}
+
+// grow starts one more worker if the workers there are leave a task waiting.
+func (p *Pool) grow() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.growing = nil
+	if len(p.ready) == 0 || p.workers == p.max {
+		return
+	}
+	wait := growAfter - time.Since(p.ready[0].since)
+	if wait <= 0 {
+		p.startLocked()
+		wait = growAfter
+	}
+	if len(p.ready) > 0 && p.workers < p.max {
+		p.growing = time.AfterFunc(wait, p.grow)
 	}
 }
 

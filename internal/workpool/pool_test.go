@@ -71,6 +71,61 @@ func TestPool_BoundAndIdle(t *testing.T) {
 	})
 }
 
+// A burst of short tasks is done by a few workers, and tasks that take long get
+// all there may be.
+func TestPool_Grows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := workpool.New("p", 100)
+		defer closePool(t, p)
+		burst := func(n int, d time.Duration) {
+			for i := range n {
+				p.Submit(workpool.Task{Key: i, Run: func(context.Context) { time.Sleep(d) }})
+			}
+			synctest.Wait()
+		}
+		burst(30, time.Millisecond)
+		if got := p.Stats(); got.Workers != 8 || got.Busy != 8 {
+			t.Errorf("at the start of a short burst: %+v, want 8 workers", got)
+		}
+		time.Sleep(5 * time.Millisecond)
+		synctest.Wait()
+		if got := p.Stats(); got.Started != 30 || got.Busy > 0 || got.Workers != 8 {
+			t.Errorf("after a short burst: %+v, want all 30 done by 8 workers", got)
+		}
+		burst(500, time.Minute)
+		for want := 8; want <= 100; want++ {
+			if got := p.Stats(); got.Workers != want || got.Busy != want {
+				t.Fatalf("%d workers, of which %d are busy, want %d", got.Workers, got.Busy, want)
+			}
+			time.Sleep(5 * time.Millisecond)
+			synctest.Wait()
+		}
+		if got := p.Stats(); got.Workers != 100 {
+			t.Errorf("%d workers, want no more than 100", got.Workers)
+		}
+	})
+}
+
+// While a few tasks hang, others begin within moments.
+func TestPool_GrowsPastHangingTasks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := workpool.New("p", 100)
+		defer closePool(t, p)
+		for i := range 50 {
+			p.Submit(workpool.Task{Key: i, Run: func(context.Context) { time.Sleep(time.Hour) }})
+		}
+		time.Sleep(50 * 5 * time.Millisecond)
+		begin := time.Now()
+		var waited time.Duration
+		p.Submit(workpool.Task{Key: "other", Run: func(context.Context) { waited = time.Since(begin) }})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if waited > 10*time.Millisecond {
+			t.Errorf("a task behind 50 that hang waited %v", waited)
+		}
+	})
+}
+
 func TestPool_ReusesWorkers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := workpool.New("p", 100)
