@@ -90,3 +90,6 @@ func (m *MultiDBManager) ScanNow() {
 	m.scanAsked <- done
 	<-done
 }
+
+// Named returns the store, of the databases that are named in the configuration.
+func (m *MultiDBManager) Named() *Store { return m.store }

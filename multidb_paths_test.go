@@ -74,6 +74,80 @@ func TestMultiDBManager_NamedAndMatched(t *testing.T) {
 	}
 }
 
+// A database named in the configuration and one found by pattern never share a
+// replica: an error at the start that names both. Of those that meet later, the
+// one found by pattern is not replicated as long as the other one is there.
+func TestMultiDBManager_NamedReplica(t *testing.T) {
+	t.Parallel()
+	f := newMemFleet(t)
+	outside := filepath.Join(filepath.Dir(f.dir), "named.db")
+	makeRestedRows(t, outside, 3)
+	f.remote = func(path string) litestream.ReplicaClient {
+		if path == "" {
+			return f.root
+		}
+		return placedClient{f.client(path), path}
+	}
+	name := func() *litestream.DB {
+		db := litestream.NewDB(outside)
+		db.MonitorInterval = 20 * time.Millisecond
+		db.Replica = litestream.NewReplicaWithClient(db, f.remote("t000"))
+		return db
+	}
+	f.named = []*litestream.DB{name()}
+	names := f.rested(3)
+	err := f.manager().Open(context.Background())
+	if err == nil || !strings.Contains(err.Error(), outside) || !strings.Contains(err.Error(), f.path(names[0])) {
+		t.Fatalf("got error %v, want one that names both", err)
+	}
+
+	// Found while it runs.
+	if err := os.Rename(f.path(names[0]), f.path("x")); err != nil {
+		t.Fatal(err)
+	}
+	f.named = []*litestream.DB{name()}
+	f.open()
+	f.awaitCounts(map[string]int{"clean": 2})
+	waitFor(t, "the named one", func() bool { return len(f.client("t000").Files(0)) > 0 })
+	if err := os.Rename(f.path("x"), f.path(names[0])); err != nil {
+		t.Fatal(err)
+	}
+	f.awaitFailed(names[0], "same-replica-path")
+	if _, reason := f.m.TenantState(f.path(names[0])); !strings.Contains(reason.Error(), outside) {
+		t.Errorf("the reason is %v, want the named path in it", reason)
+	}
+	f.close()
+	wantRows(t, f.client("t000"), 3)
+
+	// Registered while it runs, and taken away again.
+	f.named = nil
+	f.emptyBucket()
+	f.open()
+	f.awaitCounts(map[string]int{"clean": 3})
+	db := name()
+	if err := f.m.Named().RegisterDB(context.Background(), db); err != nil {
+		t.Fatal(err)
+	}
+	makeRestedRows(t, f.path(names[0]), 1)
+	f.awaitFailed(names[0], "same-replica-path")
+	if _, err := f.m.Named().UnregisterDB(context.Background(), outside); err != nil {
+		t.Fatal(err)
+	}
+	f.advance(time.Minute)
+	f.awaitState(names[0], "clean")
+	f.close()
+	f.rows("t000", 2)
+}
+
+// placedClient is a replica in memory that has a place.
+type placedClient struct {
+	*testutil.MemClient
+	path string
+}
+
+// Location implements litestream.Locator.
+func (c placedClient) Location() string { return "mem://" + c.path }
+
 // A single pass replicates what changed, takes the snapshots and deletes what
 // it is asked to.
 func TestMultiDBManager_Once(t *testing.T) {

@@ -148,7 +148,7 @@ func (m *MultiDBManager) settleLocked(i uint32, t *Tenant) error {
 	}
 	h := maphash.String(replicaPathSeed, t.ReplicaPath)
 	if owner, ok := m.paths[h]; ok && owner != i && m.table.At(owner) != nil {
-		return fmt.Errorf("%w, %s: change replica-template.path so that it tells them apart", errSamePath, m.table.Path(owner))
+		return samePath(m.table.Path(owner))
 	}
 	m.paths[h] = i
 	return nil
@@ -163,17 +163,48 @@ func placeNumber(replicaPath string) uint64 {
 	return binary.BigEndian.Uint64(sum[:])
 }
 
+// samePath tells whose replica a database would share.
+func samePath(owner string) error {
+	return fmt.Errorf("%w, %s: change replica-template.path so that it tells them apart", errSamePath, owner)
+}
+
 // collisions returns the pairs of databases that would share one replica.
 func (m *MultiDBManager) collisions() error {
+	errs := m.namedCollisions()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var errs []error
 	for i, f := range m.reasons {
 		if errors.Is(f.err, errSamePath) {
 			errs = append(errs, fmt.Errorf("%s %w", m.table.Path(i), f.err))
 		}
 	}
 	return summarize(errs)
+}
+
+// namedCollisions returns the databases whose replica is that of one that was
+// not found by pattern.
+func (m *MultiDBManager) namedCollisions() (errs []error) {
+	if len(m.store.namedPlaces()) == 0 {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, s := range m.table.All() {
+		if s.has(tenantDeleted) {
+			continue
+		}
+		path := m.table.Path(i)
+		t, err := m.tenants().Lookup(path)
+		if err != nil {
+			continue // it failed for that
+		}
+		if client, err := m.clients.Tenant(&t); err != nil {
+			return []error{err}
+		} else if owner, ok := m.store.placeOwner(client); ok {
+			errs = append(errs, fmt.Errorf("%s %w", path, samePath(owner)))
+		}
+	}
+	return errs
 }
 
 // forgetLocked removes a record.

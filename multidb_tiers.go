@@ -147,6 +147,9 @@ func (m *MultiDBManager) openTenant(ctx context.Context, d *DynamicDB) (*managed
 	if err != nil {
 		return nil, err
 	}
+	if owner, ok := m.store.placeOwner(client); ok {
+		return nil, samePath(owner)
+	}
 	db := newTenantDB(d.path, m.mode)
 	m.tuneTenant(db)
 	db.Checksums, db.Logger = m.cfg().Checksums, m.logger

@@ -76,7 +76,8 @@ type Store struct {
 	mu      sync.Mutex // guards what follows; never held across I/O
 	dbs     map[string]*managedDB
 	stopped map[string]*stoppedDB
-	list    []*DB // given to NewStore
+	places  map[[32]byte]string // of the replicas of databases not found by pattern; nil: not known
+	list    []*DB               // given to NewStore
 	open    bool
 
 	dirs *dirMonitor // nil before it is prepared
@@ -236,7 +237,7 @@ func (s *Store) manage(ctx context.Context, db *DB) (*managedDB, error) {
 	st := s.stopped[db.Path()]
 	stopped := st != nil && st.next != db
 	if !dup && !stopped {
-		s.dbs[db.Path()] = m
+		s.dbs[db.Path()], s.places = m, nil
 	}
 	s.mu.Unlock()
 	if dup || stopped {

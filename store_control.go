@@ -403,7 +403,7 @@ func (s *Store) UnregisterDB(ctx context.Context, path string) (DBInfo, error) {
 	defer s.mu.Unlock()
 	if st := s.stopped[path]; st != nil {
 		delete(s.stopped, path)
-		info = st.info
+		info, s.places = st.info, nil
 	}
 	return info, err
 }

@@ -84,6 +84,44 @@ func (s *Store) addTenant(db *DB, shared *sharedState, events tenantEvents) (*ma
 	return m, nil
 }
 
+// placeOwner returns the database, of those that were not found by pattern,
+// whose replica lies where a client's does. Of a client that does not tell its
+// place nothing is known.
+func (s *Store) placeOwner(c ReplicaClient) (path string, ok bool) {
+	places := s.namedPlaces()
+	if _, located := c.(Locator); !located || len(places) == 0 {
+		return "", false
+	}
+	path, ok = places[ReplicaIdentity(c)]
+	return path, ok
+}
+
+// namedPlaces returns the databases that were not found by pattern, by the
+// places of their replicas. It is not to be changed.
+func (s *Store) namedPlaces() map[[32]byte]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.places != nil {
+		return s.places
+	}
+	s.places = make(map[[32]byte]string)
+	for _, m := range s.dbs {
+		if m.tenant == nil {
+			s.notePlaceLocked(m.db)
+		}
+	}
+	for _, st := range s.stopped {
+		s.notePlaceLocked(st.next)
+	}
+	return s.places
+}
+
+func (s *Store) notePlaceLocked(db *DB) {
+	if place, ok := placeOf(db); ok {
+		s.places[place] = db.Path()
+	}
+}
+
 // dropTenant ends all tasks of a database found by pattern, without waiting for
 // those that run: an upload that hangs must not keep a worker for a database
 // that was let go.
