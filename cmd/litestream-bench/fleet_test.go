@@ -366,7 +366,7 @@ func TestFleetReport_Markdown(t *testing.T) {
 	r.Runs[0].set("lost", 0)
 	r.Runs[0].set("idle_rss_mb", 79.25)
 	r.Runs[1].set("idle_rss_mb", 700)
-	r.Runs[1].Ended = "too many open files"
+	r.Runs[1].Ended = "too many open files\nits log"
 	got := r.markdown()
 	for _, want := range []string{
 		"| | goal | litestream 100,000 | upstream 1,000 |\n|---|---|---:|---:|\n| memory at rest, MB |  | 79.2 | 700 |\n| of these, lost | 0 | 0 | – |\n",
@@ -376,6 +376,9 @@ func TestFleetReport_Markdown(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("markdown lacks %q:\n%s", want, got)
 		}
+	}
+	if strings.Contains(got, "its log") {
+		t.Errorf("markdown holds a tool's log:\n%s", got)
 	}
 	seen := map[string]bool{}
 	for _, f := range fleetFigures {

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/benbjohnson/litestream/internal/backoff"
 )
 
@@ -41,6 +43,7 @@ func (b *fleetBench) turn(ctx context.Context, t tool, n int, upstream bool) (ru
 		return run, fmt.Errorf("generate: %w", err)
 	}
 	progress("%d databases in %s (%.0f/s)", n, took.Round(time.Millisecond), float64(n)/took.Seconds())
+	unix.Sync() // a fleet that rests is on the disk; its writing would be measured as the backup's
 	ft := &fleetTurn{fleetBench: b, fleet: f, oracle: newOracle(n), run: run}
 	if ft.replica, err = b.newReplica(ctx, f, ft.oracle, upstream); err != nil {
 		return run, err
