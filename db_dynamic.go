@@ -306,10 +306,13 @@ func (d *DynamicDB) noteCapture() {
 	d.lastChange = now
 }
 
-// replicated takes note that everything captured is acknowledged.
+// replicated takes note that everything captured is acknowledged. Where nothing
+// was captured, because files were touched only, nothing lagged.
 func (d *DynamicDB) replicated(now time.Time) {
 	if !d.since.IsZero() {
-		d.fleet.metrics.replicated(now.Sub(d.since))
+		if d.captures > 0 {
+			d.fleet.metrics.replicated(now.Sub(d.since))
+		}
 		d.fleet.upToDate(d)
 	}
 	d.since = time.Time{}

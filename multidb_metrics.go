@@ -55,6 +55,8 @@ type scanStats struct {
 	Skipped   int // devices, pipes, sockets and links that are not followed
 	Errors    int // files and directories that could not be looked at
 	Unmatched int // patterns that matched nothing
+
+	sizes scanSizes
 }
 
 // NewAggregatedMetrics makes the collectors and registers them. labelCap bounds

@@ -20,6 +20,7 @@ type scanTotals struct {
 	took      time.Duration
 	files     int
 	matches   []int // files, by pattern
+	sizes     scanSizes
 	errors    []*scan.PathError
 	errorN    int
 	unmatched map[int]time.Time // by pattern: when it was last warned of
@@ -72,6 +73,10 @@ func (m *MultiDBManager) observe(e *scan.Entry, start time.Time, st *scanStats) 
 	m.table.See(i)
 	s := m.table.At(i)
 	s.set(tenantDeleted, false)
+	st.sizes.add(s.group, fp.Main.Size+fp.WAL.Size)
+	if fp.WAL.Size >= LargeLogBytes {
+		st.sizes.addLog(FleetLog{Path: e.Path(), Size: fp.WAL.Size})
+	}
 	switch s.state {
 	case TenantUnknown, TenantGone:
 		if !s.has(tenantDoomed) { // else it is a new one in a moment
@@ -247,7 +252,7 @@ func (m *MultiDBManager) endScan(res scan.Result, start time.Time, st *scanStats
 		}
 	}
 	m.scans.last, m.scans.took, m.scans.files = st.End, st.End.Sub(start), st.Files
-	m.scans.errors, m.scans.errorN, m.scans.matches = res.Errors, res.ErrorN, res.Matches
+	m.scans.errors, m.scans.errorN, m.scans.matches, m.scans.sizes = res.Errors, res.ErrorN, res.Matches, st.sizes
 	m.metrics.scanned(m.scans.took, *st)
 }
 

@@ -2,6 +2,7 @@ package litestream
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 )
 
@@ -27,10 +28,12 @@ func (m *MultiDBManager) stats() FleetStats {
 		st.Databases[FleetState{Tier: tierOf(s.state), State: s.state.String()}]++
 		g := groups[s.group]
 		if g == nil {
-			g = &FleetGroup{}
+			g = &FleetGroup{Size: m.scans.sizes.of(s.group)}
 			groups[s.group] = g
 		}
-		g.Size += m.table.Size(s)
+		if s.state != TenantGone {
+			g.Branches = 1
+		}
 		switch s.state {
 		case TenantHot:
 			g.Hot++
@@ -74,7 +77,7 @@ func (m *MultiDBManager) groupsLocked(groups map[uint32]*FleetGroup) []FleetGrou
 			joined[k] = sum
 		}
 		sum.Hot, sum.Queued, sum.Size = sum.Hot+g.Hot, sum.Queued+g.Queued, sum.Size+g.Size
-		sum.Branches++
+		sum.Branches += g.Branches
 	}
 	a := make([]FleetGroup, 0, len(joined))
 	for _, g := range joined {
@@ -115,7 +118,6 @@ func (m *MultiDBManager) summary() FleetSummary {
 			s.Cold++
 		}
 		path := func() string { return m.table.Path(i) }
-		s.noteLog(m.table.LogSize(r), path)
 		reason := m.reasonLocked(i, r)
 		if reason != nil {
 			s.noteFailed(failureClass(reason), reason.Error(), path)
@@ -128,6 +130,7 @@ func (m *MultiDBManager) summary() FleetSummary {
 			s.noteUnreplicated(w, path)
 		}
 	}
+	s.LargeLogN, s.LargeLogs = m.scans.sizes.logN, slices.Clone(m.scans.sizes.logs)
 	s.Queue = m.queueLocked()
 	s.Scan = m.scanSummaryLocked()
 	s.noNulls()

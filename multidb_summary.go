@@ -129,15 +129,37 @@ func (s *FleetSummary) noteUnreplicated(w FleetWaiting, path func() string) {
 		func(w *FleetWaiting) { w.Path, w.Reason = metricLabel(path()), metricLabel(w.Reason) })
 }
 
-// noteLog counts a database whose log is large.
-func (s *FleetSummary) noteLog(size int64, path func() string) {
-	if size < LargeLogBytes {
-		return
+// scanSizes are the sizes of all files as a scan saw them. A record knows only
+// those that its database had when it was last replicated.
+type scanSizes struct {
+	groups []int64 // bytes of files and logs, by the number of the group
+
+	logN int        // of at least LargeLogBytes
+	logs []FleetLog // the largest of these
+}
+
+// add takes note of the files of a database.
+func (z *scanSizes) add(group uint32, size int64) {
+	if n := int(group) + 1; n > len(z.groups) {
+		z.groups = append(z.groups, make([]int64, n-len(z.groups))...)
 	}
-	s.LargeLogN++
-	s.LargeLogs = keepFirst(s.LargeLogs, FleetLog{Size: size}, fleetLargeLogsN,
+	z.groups[group] += size
+}
+
+// addLog takes note of a log of at least LargeLogBytes.
+func (z *scanSizes) addLog(l FleetLog) {
+	z.logN++
+	z.logs = keepFirst(z.logs, l, fleetLargeLogsN,
 		func(a, b FleetLog) int { return cmp.Compare(b.Size, a.Size) },
-		func(l *FleetLog) { l.Path = metricLabel(path()) })
+		func(l *FleetLog) { l.Path = metricLabel(l.Path) })
+}
+
+// of returns the bytes of a group; 0 for one that no scan has seen.
+func (z *scanSizes) of(group uint32) int64 {
+	if int(group) >= len(z.groups) {
+		return 0
+	}
+	return z.groups[group]
 }
 
 // keepFirst inserts v into the sorted list a of at most n, unless it comes

@@ -12,9 +12,11 @@ func (s *FleetSummary) NoteUnreplicated(changedAt time.Time, reason string, path
 	s.noteUnreplicated(FleetWaiting{ChangedAt: changedAt, State: "failed", Reason: reason}, path)
 }
 
-// NoteLog counts a database with a log of that size.
+// NoteLog counts a large log.
 func (s *FleetSummary) NoteLog(size int64, path string) {
-	s.noteLog(size, func() string { return path })
+	z := scanSizes{logN: s.LargeLogN, logs: s.LargeLogs}
+	z.addLog(FleetLog{Path: path, Size: size})
+	s.LargeLogN, s.LargeLogs = z.logN, z.logs
 }
 
 // NoNulls prepares a summary for those who read the JSON.

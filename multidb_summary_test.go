@@ -32,10 +32,9 @@ func TestFleetSummary_Lists(t *testing.T) {
 			w := litestream.FleetWaiting{Path: path, ChangedAt: start.Add(time.Duration(rnd.IntN(20)) * time.Second), State: "failed"}
 			waiting = append(waiting, w)
 			s.NoteUnreplicated(w.ChangedAt, "", func() string { asked++; return path })
-			size := int64(litestream.LargeLogBytes) + rnd.Int64N(10) - 3
-			if s.NoteLog(size, path); size >= litestream.LargeLogBytes {
-				logs = append(logs, litestream.FleetLog{Path: path, Size: size})
-			}
+			size := int64(litestream.LargeLogBytes) + rnd.Int64N(7)
+			s.NoteLog(size, path)
+			logs = append(logs, litestream.FleetLog{Path: path, Size: size})
 		}
 		if s.Unreplicated != len(waiting) || s.LargeLogN != len(logs) {
 			t.Fatalf("%d unreplicated and %d large logs, want %d and %d", s.Unreplicated, s.LargeLogN, len(waiting), len(logs))
