@@ -207,7 +207,7 @@ func (c *MultiDBConfig) compile() (*TenantMap, []error) {
 			if p.template, err = p.bind(tmpl, c.Hostname); err == nil {
 				p.compileInverse(c.Hostname)
 			} else {
-				fail("replica-template.path", c.ReplicaPath, fmt.Errorf("%w in pattern %s", err, text))
+				fail("replica-template.path", c.ReplicaPath, err)
 			}
 		}
 		m.patterns = append(m.patterns, p)

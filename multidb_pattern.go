@@ -108,11 +108,26 @@ func (p *tenantPattern) variable(name string) (templatePart, error) {
 		}
 		n, err := strconv.Atoi(name)
 		if err != nil || n < 1 || n > len(p.names) || strconv.Itoa(n) != name {
-			return part, fmt.Errorf("variable {{%s}} has no value", name)
+			return part, fmt.Errorf("variable {{%s}} has no value in pattern %s, which gives %s", name, p.glob, p.variables())
 		}
 		part.wild = n - 1
 	}
 	return part, nil
+}
+
+// variables lists what a template may take from the pattern.
+func (p *tenantPattern) variables() string {
+	var names []string
+	for _, name := range p.names {
+		if name != "" {
+			names = append(names, name)
+		}
+	}
+	for i := range p.names {
+		names = append(names, strconv.Itoa(i+1))
+	}
+	names = append(names, variablePath, variableRelPath)
+	return "{{" + strings.Join(names, "}}, {{") + "}} and {{" + variableName + "}}"
 }
 
 // TenantMap tells from the text of a path alone which database found by

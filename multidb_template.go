@@ -113,7 +113,7 @@ func (p *tenantPattern) bind(pieces []templatePiece, hostname string) ([]templat
 				return nil, err
 			}
 			if part.kind == partHostname && hostname == "" {
-				return nil, fmt.Errorf("variable {{%s}} has no value without the key hostname", variableHostname)
+				return nil, fmt.Errorf("variable {{%s}} has no value without the key hostname in pattern %s", variableHostname, p.glob)
 			}
 		}
 		parts = append(parts, part)

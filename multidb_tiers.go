@@ -403,7 +403,7 @@ func (m *MultiDBManager) failed(d *DynamicDB, reason, closeErr error) {
 		s.state = TenantQueued
 		m.queue.Delay(d.idx, classOf(s), now, now.Add(renamePause))
 	default:
-		m.failLocked(d.idx, &tenantFailure{err: reason})
+		m.failLocked(d.idx, &tenantFailure{err: advise(reason)})
 	}
 	m.mu.Unlock()
 	m.metrics.demoted()

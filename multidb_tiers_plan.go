@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"time"
 )
@@ -175,6 +176,22 @@ func failureClass(err error) string {
 		}
 	}
 	return "other"
+}
+
+// advise adds to a reason what to do about it, where it does not say so.
+func advise(err error) error {
+	switch failureClass(err) {
+	case "not-a-database":
+		return fmt.Errorf("%w; exclude it, unless it is about to become one", err)
+	case "network-fs":
+		return fmt.Errorf("%w; replicate it on the machine where the files lie, or exclude it", err)
+	case "permission":
+		return fmt.Errorf("%w; give user id %d read access to it and its folder", err, os.Geteuid())
+	case "locked":
+		return fmt.Errorf("%w; have the application end its transaction or use locking_mode=normal: it is tried again", err)
+	default:
+		return err
+	}
 }
 
 // errNotSent means that what was captured could not be sent, whatever the kind

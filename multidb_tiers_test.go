@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -182,6 +184,29 @@ func TestFailureClass(t *testing.T) {
 	} {
 		if got := failureClass(tt.err); got != tt.want {
 			t.Errorf("%v: got %q, want %q", tt.err, got, tt.want)
+		}
+	}
+}
+
+// A reason says what to do, and stays of its class.
+func TestAdvise(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{ErrNotDatabase, "exclude it"},
+		{fmt.Errorf("%w nfs", errNetworkFS), "replicate it on the machine"},
+		{&fs.PathError{Op: "open", Path: "/data/t.db", Err: fs.ErrPermission}, fmt.Sprintf("user id %d read access", os.Geteuid())},
+		{ErrDatabaseLocked, "locking_mode=normal"},
+		{&ReplicaError{Op: "write", Err: fs.ErrPermission}, ""},
+		{errNoPages, ""},
+	} {
+		got := advise(tt.err)
+		if failureClass(got) != failureClass(tt.err) {
+			t.Errorf("%v: class %q, want %q", got, failureClass(got), failureClass(tt.err))
+		}
+		if added := strings.TrimPrefix(got.Error(), tt.err.Error()); !strings.Contains(added, tt.want) || (tt.want == "") != (added == "") {
+			t.Errorf("%v: added %q, want %q", tt.err, added, tt.want)
 		}
 	}
 }

@@ -49,10 +49,14 @@ func (a *app) checkDatabases(ctx context.Context, l *databaseList) error {
 	if err := c.out.end(); err != nil {
 		return err
 	}
-	if c.errors > 0 {
+	switch c.errors {
+	case 0:
+		return nil
+	case 1:
+		return errors.New("1 problem found")
+	default:
 		return fmt.Errorf("%d problems found", c.errors)
 	}
-	return nil
 }
 
 func (c *databaseCheck) run(ctx context.Context) error {

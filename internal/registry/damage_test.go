@@ -132,9 +132,6 @@ func TestOpen_Unusable(t *testing.T) {
 func TestOpen_Nothing(t *testing.T) {
 	dir := t.TempDir()
 	path := dir + "/" + registry.FileName
-	if err := os.WriteFile(path, nil, 0o600); err != nil { // stopped while it was made
-		t.Fatal(err)
-	}
 	var log logbook
 	shut(t, open(t, dir, log.options()), true)
 	if err := os.Rename(path, path+"-wal"); err != nil { // the main file was deleted
@@ -369,12 +366,34 @@ func TestOpen_Permission(t *testing.T) {
 	}
 }
 
+// TestOpen_Empty gives Open a file without a byte, as a power cut may leave it,
+// or a stop while it was made. One line says why all is looked at.
+func TestOpen_Empty(t *testing.T) {
+	dir := t.TempDir()
+	filled(t, dir, 20)
+	edit(t, dir+"/"+registry.FileName, func([]byte) []byte { return nil })
+	var log logbook
+	r := open(t, dir, log.options())
+	if got := log.lines(); len(got) != 1 || !strings.Contains(got[0], registry.FileName) {
+		t.Errorf("log=%q, want one line that names the file", got)
+	}
+	if info := r.Info(); !info.Fresh || info.Clean {
+		t.Errorf("info=%+v, want a fresh one", info)
+	}
+	shut(t, r, true)
+	shut(t, open(t, dir, log.options()), true)
+	shut(t, open(t, t.TempDir(), log.options()), true)
+	if got := log.lines(); len(got) != 1 {
+		t.Errorf("log=%q after the next start, and the first one with another directory", got)
+	}
+}
+
 func openUnwritable(t *testing.T, root string) {
 	t.Helper()
 	for dir, want := range map[string]string{
 		root + "/closed":     "set another state-dir",
 		root + "/closed/new": "set another state-dir",
-		root + "/test/x":     "not a directory",
+		root + "/test/x":     "not a directory; set another state-dir",
 		root + "/open":       "needs write access",
 	} {
 		if os.Getuid() != 65534 && strings.HasSuffix(dir, "open") {

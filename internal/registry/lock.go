@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -53,5 +54,12 @@ func holder(f *os.File) string {
 
 // dirError says what to do about a directory that cannot be written.
 func dirError(dir string, err error) error {
-	return fmt.Errorf("write to state directory %s: %w; give user id %d write access to it, or set another state-dir", dir, err, os.Geteuid())
+	todo := "set another state-dir"
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		todo = fmt.Sprintf("give user id %d write access to it, or %s", os.Geteuid(), todo)
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		todo = "make room there, or " + todo
+	}
+	return fmt.Errorf("write to state directory %s: %w; %s", dir, err, todo)
 }

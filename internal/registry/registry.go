@@ -175,7 +175,10 @@ func Open(ctx context.Context, dir string, opt Options) (_ *Registry, err error)
 		}
 	}()
 	path := r.path()
-	if err = r.open(ctx); errors.Is(err, errUnusable) {
+	_, statErr := os.Lstat(path)
+	if err = r.open(ctx); err == nil && r.w.fresh && statErr == nil {
+		r.opt.Logger.Warn("registry is empty, as a power cut may leave it: every database counts as unknown", "path", path)
+	} else if errors.Is(err, errUnusable) {
 		if merr := errors.Join(r.closeFiles(), moveAside(path)); merr != nil {
 			return nil, fmt.Errorf("open registry %s: %w", path, errors.Join(err, merr))
 		}
