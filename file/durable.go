@@ -29,7 +29,20 @@ type dirTable struct {
 	known, older map[uint64]struct{}
 
 	running map[string]*syncRound
+	ended   map[uint64]endedSync // of folders that were synced lately, by hash; may forget
+
+	moments uint64 // counts what moment and run order
 }
+
+// endedSync is what is known of a folder's syncs that are over.
+type endedSync struct {
+	began  uint64 // moment of the last one that succeeded
+	failed uint64 // and of the last one that did not; 0: none
+	err    error  // of that
+}
+
+// maxEndedSyncs bounds them: what counts are the syncs of the last moments.
+const maxEndedSyncs = 2 << 10
 
 // sharedDirs serves all clients: which of them made a folder does not matter.
 var sharedDirs dirTable
@@ -38,29 +51,58 @@ var dirHashSeed = maphash.MakeSeed()
 
 // syncRound is one fsync of a folder, for all that asked before it began.
 type syncRound struct {
-	done chan struct{} // closed at the end
-	err  error         // set before done is closed
-	next *syncRound    // begins when this one is done; guarded by dirTable.mu
+	done  chan struct{} // closed at the end
+	err   error         // set before done is closed
+	began uint64        // the moment; guarded by dirTable.mu
+	next  *syncRound    // begins when this one is done; guarded by dirTable.mu
 }
 
-// sync makes the names durable that were in dir when it was called. A sync
-// that is running may have begun too early for that: then the next one counts.
-func (t *dirTable) sync(dir string) error {
+// moment returns a time that compares with those at which syncs began.
+func (t *dirTable) moment() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.momentLocked()
+}
+
+func (t *dirTable) momentLocked() uint64 {
+	t.moments++
+	return t.moments
+}
+
+// sync makes the names durable that are in dir when it is called.
+func (t *dirTable) sync(dir string) error { return t.syncSince(dir, t.moment()) }
+
+// syncSince makes the names durable that were in dir at a moment. A sync that
+// began after it has done that, for good or not; one that is running and began
+// before may have come too early: then the next one counts. Where many wait for
+// one folder, as for that of the databases of a fleet, most of them come when
+// another's sync has covered theirs.
+func (t *dirTable) syncSince(dir string, since uint64) error {
 	round := &syncRound{done: make(chan struct{})}
 	t.mu.Lock()
 	running := t.running[dir]
+	ended := t.ended[maphash.String(dirHashSeed, dir)]
 	switch {
+	case ended.failed > since:
+		t.mu.Unlock()
+		return ended.err
+	case ended.began > since:
+		t.mu.Unlock()
+		return nil
 	case running == nil:
 		if t.running == nil {
 			t.running = make(map[string]*syncRound)
 		}
 		t.running[dir] = round
+		round.began = t.momentLocked()
 		t.mu.Unlock()
-	case running.next != nil:
-		round = running.next
+	case running.began > since, running.next != nil:
+		if running.began <= since {
+			running = running.next
+		}
 		t.mu.Unlock()
-		<-round.done
-		return round.err
+		<-running.done
+		return running.err
 	default:
 		running.next = round
 		t.mu.Unlock()
@@ -78,13 +120,30 @@ func (t *dirTable) run(round *syncRound, dir string) {
 		round.err = syncDir(dir)
 	}
 	t.mu.Lock()
+	t.endLocked(dir, round)
 	if round.next != nil {
 		t.running[dir] = round.next
+		round.next.began = t.momentLocked()
 	} else {
 		delete(t.running, dir)
 	}
 	t.mu.Unlock()
 	close(round.done)
+}
+
+// endLocked remembers how a round ended.
+func (t *dirTable) endLocked(dir string, round *syncRound) {
+	if t.ended == nil || len(t.ended) >= maxEndedSyncs {
+		t.ended = make(map[uint64]endedSync)
+	}
+	key := maphash.String(dirHashSeed, dir)
+	ended := t.ended[key]
+	if round.err == nil {
+		ended.began = round.began
+	} else {
+		ended.failed, ended.err = round.began, round.err
+	}
+	t.ended[key] = ended
 }
 
 // unknown returns dir and those above it whose names may not be durable, the
@@ -104,10 +163,10 @@ func (t *dirTable) unknown(dir string) (dirs []string) {
 }
 
 // syncNames makes the names of folders durable that unknown returned, of which
-// the first ones were missing before.
-func (t *dirTable) syncNames(dirs []string, missing int) error {
+// the first ones were missing before, and all were there at a moment.
+func (t *dirTable) syncNames(dirs []string, missing int, since uint64) error {
 	for i, dir := range dirs {
-		err := t.sync(filepath.Dir(dir))
+		err := t.syncSince(filepath.Dir(dir), since)
 		if err != nil && (i < missing || !isForeign(err)) {
 			return err
 		}

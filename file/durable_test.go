@@ -207,6 +207,65 @@ func TestDirTable_SharesSyncs(t *testing.T) {
 	})
 }
 
+// Names that were there when another's sync of the folder began need no other,
+// be it over or not. That of one that began before does not count, and neither
+// does what came after one that failed.
+func TestDirTable_SyncSince(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan error)
+		begun := 0 // syncs of one folder do not overlap
+		table := file.NewDirTable(func(string) error {
+			begun++
+			return <-release
+		})
+		results := make(chan error, 10)
+		start := func(since uint64) {
+			go func() { results <- table.SyncSince("/d", since) }()
+			synctest.Wait()
+		}
+		finish := func(err error, want int) {
+			t.Helper()
+			release <- err
+			synctest.Wait()
+			for range want {
+				if got := <-results; !errors.Is(got, err) {
+					t.Errorf("err=%v, want %v", got, err)
+				}
+			}
+			if len(results) != 0 {
+				t.Errorf("%d more returned than the %d expected", len(results), want)
+			}
+		}
+		before := table.Moment()
+		start(table.Moment())
+		during := table.Moment()
+		start(before) // joins the one that runs
+		start(during) // waits for the next
+		start(before) // joins the one that runs, though there is a next
+		finish(nil, 3)
+		if begun != 2 {
+			t.Errorf("%d syncs begun, want that of names that came during the first", begun)
+		}
+		finish(nil, 1)
+		start(during)
+		if err := <-results; err != nil || begun != 2 {
+			t.Errorf("names that are durable: err=%v, %d syncs, want no other", err, begun)
+		}
+
+		late, broken := table.Moment(), errors.New("disk broke")
+		start(table.Moment())
+		finish(broken, 1)
+		start(table.Moment())
+		finish(nil, 1)
+		start(late)
+		if err := <-results; !errors.Is(err, broken) || begun != 4 {
+			t.Errorf("names that a sync failed for: err=%v, %d syncs, want %v and no other", err, begun, broken)
+		}
+		start(table.Moment())
+		finish(nil, 1)
+	})
+}
+
 func TestDirTable_Bound(t *testing.T) {
 	table := file.NewDirTable(func(string) error { return nil })
 	const often = "/base/often"

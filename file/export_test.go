@@ -13,7 +13,13 @@ func NewDirTable(fsync func(dir string) error) *DirTable { return &dirTable{fsyn
 func (t *dirTable) Sync(dir string) error { return t.sync(dir) }
 
 // Add remembers a folder and those above it as durable.
-func (t *dirTable) Add(dir string) error { return t.syncNames(t.unknown(dir), 0) }
+func (t *dirTable) Add(dir string) error { return t.syncNames(t.unknown(dir), 0, t.moment()) }
+
+// Moment and SyncSince are sync, in two steps.
+func (t *dirTable) Moment() uint64 { return t.moment() }
+
+// SyncSince makes the names durable that were there at a moment.
+func (t *dirTable) SyncSince(dir string, since uint64) error { return t.syncSince(dir, since) }
 
 // Knows reports whether a folder is remembered.
 func (t *dirTable) Knows(dir string) bool {

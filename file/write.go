@@ -86,7 +86,7 @@ func (c *ReplicaClient) store(n newFile) (size int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	unknown := c.dirs.unknown(dir)
+	unknown, since := c.dirs.unknown(dir), c.dirs.moment()
 	if len(unknown) > 0 && missing == 0 {
 		c.sweep(dir)
 	}
@@ -99,7 +99,7 @@ func (c *ReplicaClient) store(n newFile) (size int64, err error) {
 	if err := c.dirs.sync(dir); err != nil {
 		return size, err
 	}
-	return size, c.dirs.syncNames(unknown, missing)
+	return size, c.dirs.syncNames(unknown, missing, since)
 }
 
 // createTemp creates a temporary file, and the folders above it that are
