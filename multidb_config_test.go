@@ -40,6 +40,8 @@ func TestTenantMap_Variables(t *testing.T) {
 		{"/data/tenants/*/main.db", "/data/tenants/acme.com/main.db", "tenant=acme.com"},
 		{"/data/tenants/*/*.db", "/data/tenants/acme/x.db", "tenant=acme"},
 		{"/data/*.db", "/data/t.db", "tenant=t"},
+		{"/data/*/*.{db,sqlite}", "/data/p/t.sqlite", "project=p tenant=t"},
+		{"/data/*.sqlite?", "/data/t.sqlite3", "tenant=t"},
 		{"/data/*", "/data/t.sqlite3", "tenant=t"},
 		{"/data/*", "/data/.t", "tenant=.t"},
 		{"/data/*.db", "/data/v1.2.db", "tenant=v1.2"},

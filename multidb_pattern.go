@@ -57,8 +57,8 @@ func compileTenantPattern(text string) (*tenantPattern, error) {
 }
 
 // nameWildcards gives names to the wildcards that have none: a directory's
-// singular, then tenant to the last one and project to the first one. A name
-// that is taken is not given again.
+// singular, then tenant to the last one that is not of the file's extension, and
+// project to the first one. A name that is taken is not given again.
 func nameWildcards(wilds []glob.Wildcard) ([]string, error) {
 	names := make([]string, len(wilds))
 	taken := make(map[string]bool)
@@ -79,8 +79,12 @@ func nameWildcards(wilds []glob.Wildcard) ([]string, error) {
 	for i, w := range wilds {
 		give(i, directoryVariables[w.Behind])
 	}
-	if n := len(wilds); n > 0 {
-		give(n-1, variableTenant)
+	last := len(wilds) - 1
+	for last > 0 && wilds[last].Extension {
+		last--
+	}
+	if last >= 0 {
+		give(last, variableTenant)
 		give(0, variableProject)
 	}
 	return names, nil

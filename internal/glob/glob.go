@@ -9,6 +9,7 @@ package glob
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/bmatcuk/doublestar/v4"
@@ -25,6 +26,10 @@ type Wildcard struct {
 	Behind string // the literal path element before the wildcard's own, if it is one
 	Ends   bool   // the wildcard reaches the end of the path
 	Multi  bool   // ** : any number of path elements, 0 included
+
+	// Extension: it stands behind the last dot of the file's name, with another
+	// wildcard before the dot, such as {db,sqlite} in *.{db,sqlite}.
+	Extension bool
 }
 
 // Pattern is a compiled pattern. It is immutable.
@@ -84,6 +89,7 @@ func Compile(text string) (*Pattern, error) {
 		return nil, fmt.Errorf("has more than %d path elements", maxSegments)
 	}
 	p.markLast()
+	p.markExtension()
 	return p, p.check()
 }
 
@@ -106,6 +112,23 @@ func (p *Pattern) markLast() {
 		p.wilds[last.wild].Ends = true
 	} else if t := last.tokens[len(last.tokens)-1]; t.run != "" {
 		p.wilds[t.wild].Ends = true
+	}
+}
+
+// markExtension tells the wildcards of the file's extension so.
+func (p *Pattern) markExtension() {
+	tokens := p.segs[len(p.segs)-1].tokens
+	dot := len(tokens) - 1
+	for dot >= 0 && !strings.Contains(tokens[dot].lit, ".") {
+		dot--
+	}
+	if !slices.ContainsFunc(tokens[:max(0, dot)], func(t token) bool { return t.run != "" }) {
+		return
+	}
+	for _, t := range tokens[dot:] {
+		if t.run != "" {
+			p.wilds[t.wild].Extension = true
+		}
 	}
 }
 

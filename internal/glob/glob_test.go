@@ -126,6 +126,31 @@ func TestWildcards(t *testing.T) {
 	}
 }
 
+func TestWildcards_Extension(t *testing.T) {
+	for text, want := range map[string]string{
+		"/d/*.{db,sqlite}":       "01",
+		"/d/{{a}}.{db,sqlite}":   "01",
+		"/d/*/*.sqlite?":         "001",
+		"/d/*.*.[a-z]*":          "001",
+		"/d/*.v?.db":             "00",
+		"/d/x.{db,sqlite}":       "0",
+		"/d/.{db,sqlite}":        "0",
+		"/d.x/*{.db,.sqlite}":    "0",
+		"/d/*.d/*":               "00",
+		"/d/*.x/**":              "00",
+		"/d/*.{{ext}}":           "01",
+		"/d/t-*-*.{db,db-3}.bak": "000",
+	} {
+		got := ""
+		for _, w := range compile(t, text).Wildcards() {
+			got += map[bool]string{true: "1", false: "0"}[w.Extension]
+		}
+		if got != want {
+			t.Errorf("%s: got %s, want %s", text, got, want)
+		}
+	}
+}
+
 func TestMayMatchBelow(t *testing.T) {
 	for _, tt := range []struct {
 		pattern, dir string
