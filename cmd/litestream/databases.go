@@ -25,7 +25,7 @@ var databasesHelp = help{
 		{"-filter GLOB", "Only paths that match. A pattern that does not begin with a slash\nmatches at any depth."},
 		{"-count", "Print the number of databases instead of a list."},
 		{"-print-config", "Print the configuration in force instead of a list: with all\ndefaults, with what replicas inherit, without secrets."},
-		{"-check", "Print what would go wrong instead of a list. Exits with 1 if\nthere is more than warnings."},
+		{"-check", "Print what would go wrong instead of a list; reads the header of\neach file. Exits with 1 if there is more than warnings."},
 	},
 	examples: []string{"databases", "databases -json -config /path/to/litestream.yml", "databases -filter '/data/p1/**'", "databases -check"},
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/internal/scan"
+	"github.com/benbjohnson/litestream/internal/sqlitefile"
 )
 
 // finding is a problem that a check found.
@@ -25,9 +26,9 @@ type finding struct {
 	Problem  string `json:"problem"`
 }
 
-// databaseCheck finds what would go wrong before a byte is written. It opens
-// no database. Of each one it keeps two numbers: whose clash is looked into in
-// a second scan.
+// databaseCheck finds what would go wrong before a byte is written. Of each
+// database it reads the header, without a lock, and keeps two numbers: whose
+// clash is looked into in a second scan.
 type databaseCheck struct {
 	*databaseList
 	out    listWriter[finding]
@@ -193,15 +194,27 @@ func (c *databaseCheck) checkTenant(e *scan.Entry, t *litestream.Tenant, err err
 	}
 	c.meet(redactedLocation(client))
 	c.meet(inodeKey(e.Main.ID.Dev, e.Main.ID.Ino))
-	if problem := suspiciousFile(path.Base(t.Path), e.Main.Size); problem != "" {
-		if err := c.report("warning", t.Path, problem); err != nil {
-			return err
-		}
-	}
-	if err := unix.Faccessat(unix.AT_FDCWD, t.Path, unix.R_OK, unix.AT_EACCESS); err != nil {
+	switch err := readHeader(t.Path); {
+	case errors.Is(err, sqlitefile.ErrFormat):
+		return c.report("error", t.Path, err.Error()+": exclude it")
+	case err != nil && !errors.Is(err, sqlitefile.ErrEmpty): // its size tells that
 		return c.report("error", t.Path, "is not readable: "+err.Error())
 	}
+	if problem := suspiciousFile(path.Base(t.Path), e.Main.Size); problem != "" {
+		return c.report("warning", t.Path, problem)
+	}
 	return nil
+}
+
+// readHeader reads the first 100 bytes of a database. This process holds no
+// lock on it that the end of the reading could drop.
+func readHeader(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // it may be a pipe by now
+	if err != nil {
+		return errors.Unwrap(err) // without the path
+	}
+	_, err = sqlitefile.ReadHeader(f)
+	return errors.Join(err, f.Close())
 }
 
 func inodeKey(dev, ino uint64) string { return fmt.Sprintf("inode %d %d", dev, ino) }

@@ -247,6 +247,9 @@ func TestDatabases_Check(t *testing.T) {
 	}
 
 	writeFile(t, dir+"/data/p3/tenants/odd.db", "x")
+	writeFile(t, dir+"/data/p3/tenants/noise.db", strings.Repeat("noise!..", 512))
+	writeFile(t, dir+"/data/p3/tenants/good.db", string(testDatabase(t)))
+	writeFile(t, dir+"/data/p3/tenants/cut.db", string(testDatabase(t))+"x")
 	writeFile(t, dir+"/data/p4/tenants/t.db", "")
 	writeFile(t, dir+"/data/p4/tenants/old.db~.db", "")
 	writeFile(t, dir+"/one.db", "")
@@ -265,7 +268,9 @@ multi-db:
 	for _, want := range []string{
 		"error: $/state: state directory: $/state is not a directory",
 		"warning: $/data/p1/tenants/a.db: is empty",
-		"warning: $/data/p3/tenants/odd.db: has 1 bytes",
+		"error: $/data/p3/tenants/odd.db: file is not a SQLite database: only 1 bytes: exclude it",
+		"warning: $/data/p3/tenants/cut.db: has 8193 bytes",
+		"error: $/data/p3/tenants/noise.db: file is not a SQLite database: no header string (encrypted, or another format): exclude it",
 		"warning: $/data/p2/tenants/x.txt: has a name",
 		"warning: $/nowhere/*: pattern matches no file",
 		"error: $/data/p4/tenants/t.db: has the same replica as $/one.db, file://$/r/p4/t",
@@ -275,7 +280,7 @@ multi-db:
 			t.Errorf("no line with %s", want)
 		}
 	}
-	if got.code != 1 || got.stderr != "Error: 3 problems found\n" {
+	if got.code != 1 || got.stderr != "Error: 5 problems found\n" || strings.Contains(got.stdout, "good.db") {
 		t.Errorf("got %d, %s%s", got.code, got.stdout, got.stderr)
 	}
 	got = runCommand(t, "databases", "-config", "c.yml", "-check", "-json")
