@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/benbjohnson/litestream/internal/testutil"
 )
 
 // TestMain fails the run if a test leaves a goroutine behind. In a child
@@ -18,5 +20,5 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(testutil.Setup(8)))
 }

@@ -9,10 +9,11 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/benbjohnson/litestream/abs"
+	"github.com/benbjohnson/litestream/internal/testutil"
 	"github.com/benbjohnson/litestream/tests/servers"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(testutil.Setup(8))) }
 
 const bucket = "litestream"
 

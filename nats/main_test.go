@@ -10,11 +10,12 @@ import (
 
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/internal/replicatest"
+	"github.com/benbjohnson/litestream/internal/testutil"
 	"github.com/benbjohnson/litestream/nats"
 	"github.com/benbjohnson/litestream/tests/servers"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(testutil.Setup(8))) }
 
 const bucket = "litestream"
 

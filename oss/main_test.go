@@ -9,11 +9,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/benbjohnson/litestream/internal/fakeoss"
+	"github.com/benbjohnson/litestream/internal/testutil"
 	"github.com/benbjohnson/litestream/oss"
 	"github.com/benbjohnson/litestream/tests/servers"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(testutil.Setup(8))) }
 
 const (
 	bucket    = "litestream"

@@ -8,11 +8,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/testutil"
 	"github.com/benbjohnson/litestream/s3"
 	"github.com/benbjohnson/litestream/tests/servers"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(testutil.Setup(8))) }
 
 // newClient returns a client with a pool of its own, whose connections are
 // closed when the test ends.

@@ -11,11 +11,12 @@ import (
 
 	"github.com/benbjohnson/litestream"
 	"github.com/benbjohnson/litestream/internal/replicatest"
+	"github.com/benbjohnson/litestream/internal/testutil"
 	"github.com/benbjohnson/litestream/sftp"
 	"github.com/benbjohnson/litestream/tests/servers"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(testutil.Setup(8))) }
 
 // newClient returns a client with a pool of its own, whose connections are
 // closed when the test ends.

@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/superfly/ltx"
 	"go.uber.org/goleak"
+
+	"github.com/benbjohnson/litestream/internal/testutil"
 )
 
 // TestMain fails the run if a test leaves a goroutine behind. In a child
@@ -21,7 +23,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(runMainEnv) != "" {
 		main()
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(testutil.Setup(8)))
 }
 
 // runMainEnv is the variable that makes the test's binary the command.

@@ -25,7 +25,7 @@ import (
 	"github.com/benbjohnson/litestream/webdav"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(testutil.Setup(8))) }
 
 const (
 	bucket = "litestream"

@@ -23,3 +23,6 @@ func WatchOpens(tb testing.TB, _ string) func() []string {
 	tb.Skip("uses inotify: Linux only")
 	return nil
 }
+
+// memoryFolder knows none outside of Linux.
+func memoryFolder() string { return "" }

@@ -19,10 +19,11 @@ import (
 	_ "github.com/mattn/go-sqlite3" // the driver "sqlite3"
 	"go.uber.org/goleak"
 
+	"github.com/benbjohnson/litestream/internal/testutil"
 	"github.com/benbjohnson/litestream/tests/backends"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(testutil.Setup(8))) }
 
 // Of all tenants, underLoad are looked at while applications write.
 const (
@@ -63,6 +64,9 @@ func TestMultiDB(t *testing.T) {
 	for _, name := range backends.Names() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if testing.Short() && name != "s3" {
+				t.Skip("the tests of each replica type and one storage here are enough with -short")
+			}
 			h := newHost(t, program, backends.Start(t, name))
 			h.run()
 		})

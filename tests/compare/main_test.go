@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/benbjohnson/litestream/internal/testutil"
 )
 
 // upstreamVersion is what upstream's program says of itself. Ours is built to
@@ -27,13 +29,13 @@ var base string
 
 // TestMain fails the run if a test leaves a goroutine behind.
 func TestMain(m *testing.M) {
+	exit := testutil.Setup(8)
 	dir, err := os.MkdirTemp("", "cmp")
 	if err != nil {
 		panic(err)
 	}
 	base = dir
 	// Most of the time passes in waiting for processes.
-	flag.Parse()
 	if err := flag.Set("test.parallel", "8"); err != nil {
 		panic(err)
 	}
@@ -41,7 +43,7 @@ func TestMain(m *testing.M) {
 		if err := os.RemoveAll(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
-		os.Exit(code)
+		exit(code)
 	}))
 }
 
