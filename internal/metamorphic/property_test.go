@@ -97,7 +97,7 @@ func TestProperty(t *testing.T) {
 	t.Parallel()
 	d := 25 * time.Second
 	if testing.Short() {
-		d = 5 * time.Second
+		d = 2500 * time.Millisecond
 	}
 	seed := chosenSeed()
 	t.Logf("seed %d", seed)

@@ -78,7 +78,7 @@ func testTree(t *testing.T, newClient NewFunc, opts Options) {
 func testTreePaging(t *testing.T, newClient NewFunc, opts Options) {
 	c := newClient(t)
 	perLevel := 700
-	if opts.Quick {
+	if opts.Quick || testing.Short() {
 		perLevel = 340
 	}
 	if opts.Short {

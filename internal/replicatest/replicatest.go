@@ -252,7 +252,7 @@ func testOrder(t *testing.T, newClient NewFunc, _ Options) {
 func testPaging(t *testing.T, newClient NewFunc, opts Options) {
 	c := newClient(t)
 	listN := 2300
-	if opts.Quick {
+	if opts.Quick || testing.Short() {
 		listN = 1010
 	}
 	if opts.Short {

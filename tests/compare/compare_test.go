@@ -11,6 +11,10 @@ import (
 	"github.com/benbjohnson/litestream/tests/servers"
 )
 
+// shortShare is how many sessions there are for each that -short runs. Each is
+// two processes at least, and the tests of the command run such calls, too.
+const shortShare = 5
+
 var show = flag.Bool("show", false, "print every difference with its reason")
 
 // TestCompare holds that the differences between both programs are those of
@@ -25,6 +29,9 @@ func TestCompare(t *testing.T) {
 		for i, s := range all {
 			t.Run(s.name, func(t *testing.T) {
 				t.Parallel()
+				if testing.Short() && i%shortShare != 0 {
+					t.Skipf("one session of %d is enough with -short", shortShare)
+				}
 				// Names of one length, so that tables look alike.
 				theirs := &world{t: t, program: upstream, dir: filepath.Join(base, fmt.Sprintf("u%04d", i))}
 				mine := &world{t: t, program: ours, dir: filepath.Join(base, fmt.Sprintf("o%04d", i))}

@@ -167,6 +167,9 @@ func chosenSeed(t *testing.T) uint64 {
 // TestFaults lets each kind of replica suffer every fault, one after another
 // under one daemon.
 func TestFaults(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for outages of half a minute; the tests of each replica type meet the same faults one by one")
+	}
 	for _, b := range backends {
 		t.Run(b.name+"/network", func(t *testing.T) {
 			t.Parallel()
