@@ -11,12 +11,14 @@ import (
 // Limits of connecting and of idle connections, which are those of the S3
 // client.
 const (
-	dialTimeout     = 30 * time.Second
-	keepAlive       = 30 * time.Second
-	tlsTimeout      = 10 * time.Second
-	idleConnTimeout = 90 * time.Second
-	idleConns       = 16 // that stay open to a host at the least
+	dialTimeout = 30 * time.Second
+	keepAlive   = 30 * time.Second
+	tlsTimeout  = 10 * time.Second
 )
+
+// idleConnTimeout outlives the pauses between two scans. Each open connection is
+// two goroutines and a descriptor, and a burst leaves many.
+const idleConnTimeout = 30 * time.Second
 
 // Defaults of NewTransport.
 const (
@@ -52,11 +54,10 @@ func Limit(tr *http.Transport, maxConns int, timeout time.Duration) {
 	}
 	tr.TLSHandshakeTimeout = tlsTimeout
 	tr.IdleConnTimeout = idleConnTimeout
-	// A quarter stays open between requests, as each is two goroutines and a
-	// descriptor. That is enough for a steady load, and while requests wait for a
-	// connection none becomes idle.
+	// As many stay open between requests as may be open at a time, or a burst of
+	// short requests would connect again for most of them.
 	tr.MaxIdleConns = maxConns
-	tr.MaxIdleConnsPerHost = max(idleConns, maxConns/4)
+	tr.MaxIdleConnsPerHost = maxConns
 	tr.MaxConnsPerHost = maxConns
 	tr.ResponseHeaderTimeout = timeout
 	// LTX files are never to be unpacked on the way.
