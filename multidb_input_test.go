@@ -2,6 +2,7 @@ package litestream_test
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -81,7 +82,7 @@ func TestMultiDBManager_CorruptPage(t *testing.T) {
 	t.Parallel()
 	f := newMemFleet(t)
 	makeRestedRows(t, f.path("good.db"), 1)
-	for _, name := range []string{"page.db", "cut.db", "log.db"} {
+	for _, name := range []string{"page.db", "log.db"} {
 		makeRestedRows(t, f.path(name), 1000)
 	}
 	info, err := os.Stat(f.path("page.db"))
@@ -93,22 +94,53 @@ func TestMultiDBManager_CorruptPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeFile(t, f.path("page.db"), append(b[:4096:4096], noise(int(info.Size())-4096)...))
-	if err := os.Truncate(f.path("cut.db"), info.Size()-4096-100); err != nil {
-		t.Fatal(err)
-	}
 	writeFile(t, f.path("log.db")+"-wal", noise(10_000))
 	f.open()
 	f.awaitState("good.db", "clean")
 	f.awaitState("page.db", "clean")
 	f.awaitState("log.db", "clean")
-	waitFor(t, "a verdict on the one that is cut", func() bool {
-		state, _ := f.m.TenantState(f.path("cut.db"))
-		return state == "clean" || state == "failed"
-	})
-	state, reason := f.m.TenantState(f.path("cut.db"))
-	t.Logf("cut: %s %v", state, reason)
 	f.rows("log", 1000)
 	f.close()
+}
+
+// A database that ends before its last page cannot be read by SQLite either: it
+// was damaged, or is being copied. What was replicated stays, and what is
+// complete by the end is replicated.
+func TestMultiDBManager_CutShort(t *testing.T) {
+	t.Parallel()
+	for _, known := range []bool{false, true} {
+		f := newMemFleet(t)
+		path := f.path("cut.db")
+		makeRestedRows(t, path, 1000)
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if known {
+			f.open()
+			f.awaitState("cut.db", "clean")
+		}
+		if err := os.Truncate(path, int64(len(whole)-4096-100)); err != nil {
+			t.Fatal(err)
+		}
+		if !known {
+			f.open()
+		}
+		f.awaitFailed("cut.db", "cut-short")
+		_, reason := f.m.TenantState(path)
+		if want := fmt.Sprintf("%d of %d bytes", len(whole)-4096-100, len(whole)); !strings.Contains(reason.Error(), want) {
+			t.Errorf("the reason is %v, want %q in it", reason, want)
+		}
+		if n := len(f.client("cut").Files(0)); n > 1 || !known && n > 0 {
+			t.Errorf("known %v: %d files of what is no database", known, n)
+		}
+		writeFile(t, path, whole)
+		f.scans(1)
+		f.advance(time.Minute)
+		f.awaitState("cut.db", "clean")
+		f.rows("cut", 1000)
+		f.close()
+	}
 }
 
 // Names are bytes.

@@ -160,6 +160,7 @@ func failureClass(err error) string {
 	}{
 		{errTenantStopped, "stopped"},
 		{errNoPages, "empty"},
+		{errCutShort, "cut-short"},
 		{errSamePath, "same-replica-path"},
 		{ErrReplicaPathTooLong, "replica-path"},
 		{errSecondPath, "second-path"},

@@ -166,6 +166,7 @@ func TestFailureClass(t *testing.T) {
 		want string
 	}{
 		{errNoPages, "empty"},
+		{wrap(errCutShort), "cut-short"},
 		{wrap(errSamePath), "same-replica-path"},
 		{wrap(ErrReplicaPathTooLong), "replica-path"},
 		{secondPath("/data/a.db"), "second-path"},

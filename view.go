@@ -130,6 +130,11 @@ func openView(src viewSource) (*View, error) {
 		v.PageN = hdr.PageCount(print.Size)
 	}
 	trusted := sqlitefile.Settled(print, src.now, src.margin)
+	if v.log.Frames.CommitN == 0 {
+		if err := v.checkComplete(hdr, src.now); err != nil {
+			return nil, errors.Join(err, v.Close())
+		}
+	}
 	v.Cursor = v.log.Cursor(src.bootID, print, trusted, v.PageN)
 	if v.kind == viewSliced {
 		if err := v.fill(1); err != nil {
@@ -167,6 +172,24 @@ func (v *View) checkStill(now time.Time) error {
 		return errLockHeld
 	}
 	return nil
+}
+
+// errCutShort means that a file ends before its last page: SQLite does not read
+// it either.
+var errCutShort = errors.New("file is cut short")
+
+// checkComplete returns errCutShort for a file without a log that has fewer
+// pages than its header tells (lockBtree in SQLite's btree.c).
+func (v *View) checkComplete(hdr sqlitefile.Header, now time.Time) error {
+	hdr.SizeValid = false
+	if v.PageN <= hdr.PageCount(v.print.Size) {
+		return nil
+	}
+	if err := v.Validate(now); err != nil {
+		return err // it was caught half way through a change
+	}
+	return fmt.Errorf("%w: it has %d of %d bytes, is damaged or still being copied",
+		errCutShort, v.print.Size, int64(v.PageN)*int64(v.PageSize))
 }
 
 // Validate has to be asked after the last read and before anything that was
