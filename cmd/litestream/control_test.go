@@ -266,6 +266,9 @@ func hungServer(t *testing.T) string {
 // TestControl_HungReplica holds that every command answers in its time while the
 // storage accepts connections and never answers.
 func TestControl_HungReplica(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for eight timeouts of a second; TestStore_HungReplica and internal/control meet the same faster")
+	}
 	dir := testFolder(t)
 	makeDatabase(t, dir+"/one.db", 1)
 	makeDatabase(t, dir+"/good.db", 1)

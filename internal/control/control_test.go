@@ -21,9 +21,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/benbjohnson/litestream/internal/control"
+	"github.com/benbjohnson/litestream/internal/testutil"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(testutil.Setup(8))) }
 
 // fakeService has databases /db/0, /db/1 and so on. Operations on /hang wait for
 // their context, those on /stuck for the test.
@@ -200,6 +201,7 @@ func (s *testServer) try(method, target, body string) (int, string, error) {
 
 // TestServer_Answers holds what each request is answered with.
 func TestServer_Answers(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t, control.Limits{})
 	const list = `{"path":"/db/0","status":"replicating","last_sync_at":"1970-01-01T00:00:02Z"},{"path":"/db/1","status":"replicating"},{"path":"/db/2","status":"replicating","last_sync_at":"1970-01-01T00:00:02Z"}`
 	for _, tt := range []struct {
@@ -326,6 +328,7 @@ func TestServer_Reload(t *testing.T) {
 // TestServer_Stuck holds that an operation which ignores its context keeps its
 // client, and no other one, waiting no longer than its time.
 func TestServer_Stuck(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t, control.Limits{Operations: 2, Answer: 10 * time.Millisecond})
 	for range 2 {
 		status, text := s.do("POST", "/stop", `{"path":"/stuck","timeout":1}`)
@@ -424,6 +427,7 @@ func TestServer_SlowClients(t *testing.T) {
 // TestServer_LongOperation holds that an operation may take longer than a
 // client may take to send its request.
 func TestServer_LongOperation(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t, control.Limits{Read: 20 * time.Millisecond})
 	for _, target := range []string{"/stop", "/sync"} {
 		start := time.Now()
@@ -466,6 +470,7 @@ func TestServer_CloseEnds(t *testing.T) {
 
 // TestServer_CloseStuck holds that the end does not wait for ever.
 func TestServer_CloseStuck(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t, control.Limits{Answer: time.Millisecond, Close: 50 * time.Millisecond})
 	if status, _ := s.do("POST", "/stop", `{"path":"/stuck","timeout":1}`); status != 500 {
 		t.Errorf("got %d", status)
