@@ -43,6 +43,32 @@ func TestMultiDBManager_SameReplicaPath(t *testing.T) {
 	f.rows("a", 1)
 }
 
+// Where one of two databases with one replica path was removed after a start
+// that was refused, the next one is not.
+func TestMultiDBManager_SameReplicaPathRemoved(t *testing.T) {
+	t.Parallel()
+	for _, removed := range []string{"a.db", "a.sqlite"} {
+		f := newMemFleet(t)
+		f.cfg.Patterns = []string{f.dir + "/*.{db,sqlite}"}
+		rows := map[string]int{"a.db": 1, "a.sqlite": 2}
+		for name, n := range rows {
+			makeRestedRows(t, f.path(name), n)
+		}
+		if err := f.manager().Open(context.Background()); err == nil {
+			t.Fatal("started with two databases that have one replica path")
+		}
+		removeDB(t, f.path(removed))
+		f.open()
+		delete(rows, removed)
+		for name, n := range rows {
+			f.advance(time.Hour) // it may have been found before the other was missed
+			f.awaitState(name, "clean")
+			f.rows("a", n)
+		}
+		f.close()
+	}
+}
+
 // A file that is named in the configuration and reached by a pattern through a
 // link belongs to the first.
 func TestMultiDBManager_NamedAndMatched(t *testing.T) {

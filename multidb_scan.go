@@ -173,13 +173,14 @@ func samePath(owner string) error {
 	return fmt.Errorf("%w, %s: change replica-template.path so that it tells them apart", errSamePath, owner)
 }
 
-// collisions returns the pairs of databases that would share one replica.
+// collisions returns the pairs of databases that would share one replica. Who
+// collides with a deleted one is no reason not to start.
 func (m *MultiDBManager) collisions() error {
 	errs := m.namedCollisions()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i, f := range m.reasons {
-		if errors.Is(f.err, errSamePath) {
+		if errors.Is(f.err, errSamePath) && m.rivalThereLocked(i) {
 			errs = append(errs, fmt.Errorf("%s %w", m.table.Path(i), f.err))
 		}
 	}
@@ -210,6 +211,31 @@ func (m *MultiDBManager) namedCollisions() (errs []error) {
 		}
 	}
 	return errs
+}
+
+// reclaimLocked lets databases have the replica path of one that is forgotten.
+func (m *MultiDBManager) reclaimLocked(now time.Time) {
+	for i, f := range m.reasons {
+		if !errors.Is(f.err, errSamePath) || m.placeLocked(i) != nil {
+			continue
+		}
+		s := m.table.At(i)
+		delete(m.reasons, i)
+		s.state = TenantUnknown
+		m.enqueueLocked(i, classOf(s), now)
+	}
+}
+
+// rivalThereLocked reports whether the file of the database is there that has
+// the replica path of another one.
+func (m *MultiDBManager) rivalThereLocked(i uint32) bool {
+	t, err := m.tenants().Lookup(m.table.Path(i))
+	if err != nil {
+		return false
+	}
+	owner, ok := m.paths[maphash.String(replicaPathSeed, t.ReplicaPath)]
+	s := m.table.At(owner)
+	return ok && owner != i && s != nil && !s.has(tenantDeleted)
 }
 
 // forgetLocked removes a record.
@@ -249,6 +275,9 @@ func (m *MultiDBManager) endScan(res scan.Result, start time.Time, st *scanStats
 			if m.goneLocked(i, s, start) {
 				st.Deleted++
 			}
+		}
+		if st.Deleted > 0 {
+			m.reclaimLocked(start)
 		}
 	}
 	m.scans.last, m.scans.took, m.scans.files = st.End, st.End.Sub(start), st.Files
