@@ -126,9 +126,7 @@ func httpFault(name string, rides bool, f servers.HTTPFault) fault {
 		name: name, rides: rides,
 		begin: func(d *daemon) { d.http.Break(f) },
 		end: func(d *daemon) {
-			if d.http.Hits() == 0 {
-				d.t.Errorf("no request met %s", name)
-			}
+			d.await("a request that meets "+name, func() bool { return d.http.Hits() > 0 })
 			d.http.Break(nil)
 		},
 	}
