@@ -54,6 +54,10 @@ type MultiDBConfig struct {
 	Checkpoint            string        // MultiDBCheckpointNever or …Passive
 	MaxStagedBytes        int64
 
+	// AllowNetworkFS accepts databases on network file systems, which are read
+	// without a connection or a lock there. Otherwise they fail.
+	AllowNetworkFS bool
+
 	Limits MultiDBLimits
 	Drill  DrillConfig
 }

@@ -153,6 +153,7 @@ func (m *MultiDBManager) openTenant(ctx context.Context, d *DynamicDB) (*managed
 	db := newTenantDB(d.path, m.mode)
 	m.tuneTenant(db)
 	db.Checksums, db.Logger = m.cfg().Checksums, m.logger
+	db.AllowNetworkFS = m.cfg().AllowNetworkFS
 	db.Replica = NewReplicaWithClient(db, client)
 	db.Replica.SyncInterval, db.Replica.l0Retention = m.SyncInterval, func() time.Duration { return m.upkeeper().Settings.L0Retention }
 	db.Replica.onUploaded = func(info *ltx.FileInfo) { d.noteUpload(info, db.Replica.proven()) }

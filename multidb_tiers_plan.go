@@ -185,7 +185,7 @@ func advise(err error) error {
 	case "not-a-database":
 		return fmt.Errorf("%w; exclude it, unless it is about to become one", err)
 	case "network-fs":
-		return fmt.Errorf("%w; replicate it on the machine where the files lie, or exclude it", err)
+		return fmt.Errorf("%w; replicate it on the machine where the files lie, exclude it, or set allow-network-filesystem", err)
 	case "permission":
 		return fmt.Errorf("%w; give user id %d read access to it and its folder", err, os.Geteuid())
 	case "locked":

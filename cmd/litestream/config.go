@@ -123,6 +123,7 @@ type DBConfig struct {
 	TruncatePageN      *int           `yaml:"truncate-page-n"`
 	MaxSyncWALBytes    *int64         `yaml:"max-sync-wal-bytes"`
 	Checksums          *bool          `yaml:"checksums"`
+	AllowNetworkFS     bool           `yaml:"allow-network-filesystem"`
 
 	RestoreIfDBNotExists bool           `yaml:"restore-if-db-not-exists"`
 	Snapshot             SnapshotConfig `yaml:"snapshot"`

@@ -90,7 +90,8 @@ func TestConfigKeys_Effect(t *testing.T) {
 		"dbs[].monitor-interval": {db("monitor-interval: 5s,"), db("")}, "dbs[].checkpoint-interval": {db("checkpoint-interval: 0,"), db("")},
 		"dbs[].busy-timeout": {db("busy-timeout: 5s,"), db("")}, "dbs[].min-checkpoint-page-count": {db("min-checkpoint-page-count: 5,"), db("")},
 		"dbs[].truncate-page-n": {db("truncate-page-n: -1,"), db("")}, "dbs[].max-sync-wal-bytes": {db("max-sync-wal-bytes: 0,"), db("")},
-		"dbs[].checksums": {db("checksums: true,"), db("")}, "dbs[].snapshot": {db("snapshot: {interval: 2h},"), db("")},
+		"dbs[].allow-network-filesystem": {db("allow-network-filesystem: true,"), db("")},
+		"dbs[].checksums":                {db("checksums: true,"), db("")}, "dbs[].snapshot": {db("snapshot: {interval: 2h},"), db("")},
 		"dbs[].replica":  {plain, "dbs: [{path: /a, replica: {path: /r}}]"},
 		"dbs[].replicas": {"dbs: [{path: /a, replicas: [{path: /s}]}]", db("")},
 

@@ -35,6 +35,7 @@ type MultiDBConfig struct {
 	DeletedRetention      *time.Duration `yaml:"deleted-retention"`
 	Checksums             *bool          `yaml:"checksums"`
 	Checkpoint            string         `yaml:"checkpoint"`
+	AllowNetworkFS        bool           `yaml:"allow-network-filesystem"`
 	MaxStagedBytes        *ByteSize      `yaml:"max-staged-bytes"`
 
 	Snapshot    SnapshotConfig `yaml:"snapshot"`
@@ -215,6 +216,7 @@ func (c *MultiDBConfig) settings(template string) litestream.MultiDBConfig {
 	s.DeletedRetention = orDefault(c.DeletedRetention, s.DeletedRetention)
 	s.Checksums = orDefault(c.Checksums, s.Checksums)
 	s.Checkpoint = cmp.Or(c.Checkpoint, s.Checkpoint)
+	s.AllowNetworkFS = c.AllowNetworkFS
 	s.MaxStagedBytes = int64(orDefault(c.MaxStagedBytes, ByteSize(s.MaxStagedBytes)))
 	s.Drill.Interval = orDefault(c.Drill.Interval, s.Drill.Interval)
 	s.Drill.Budget = int64(orDefault(c.Drill.Budget, ByteSize(s.Drill.Budget)))

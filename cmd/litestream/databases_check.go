@@ -36,11 +36,15 @@ type databaseCheck struct {
 	seed   maphash.Seed
 
 	places map[uint64]bool // hashes of replica locations and inodes; true: met again
+
+	networkFS func(dir string) (string, error) // the name of a network file system
+	dir       string                           // of the last database
+	network   string                           // what that lies on
 }
 
 // checkDatabases prints the problems of all databases.
 func (a *app) checkDatabases(ctx context.Context, l *databaseList) error {
-	c := &databaseCheck{databaseList: l, out: &textFindings{a.stdout}, seed: maphash.MakeSeed(), places: make(map[uint64]bool)}
+	c := &databaseCheck{databaseList: l, out: &textFindings{a.stdout}, seed: maphash.MakeSeed(), places: make(map[uint64]bool), networkFS: sqlitefile.NetworkFS}
 	if l.asJSON {
 		c.out = &jsonListWriter[finding]{w: a.stdout}
 	}
@@ -194,6 +198,9 @@ func (c *databaseCheck) checkTenant(e *scan.Entry, t *litestream.Tenant, err err
 	}
 	c.meet(redactedLocation(client))
 	c.meet(inodeKey(e.Main.ID.Dev, e.Main.ID.Ino))
+	if err := c.checkNetwork(t.Path); err != nil {
+		return err
+	}
 	switch err := readHeader(t.Path); {
 	case errors.Is(err, sqlitefile.ErrFormat):
 		return c.report("error", t.Path, err.Error()+": exclude it")
@@ -204,6 +211,26 @@ func (c *databaseCheck) checkTenant(e *scan.Entry, t *litestream.Tenant, err err
 		return c.report("warning", t.Path, problem)
 	}
 	return nil
+}
+
+// checkNetwork reports a database on a network file system. It asks once for
+// the databases of one folder, which a scan tells of together.
+func (c *databaseCheck) checkNetwork(file string) error {
+	if c.cfg.MultiDB.AllowNetworkFS {
+		return nil
+	}
+	if dir := path.Dir(file); dir != c.dir {
+		name, err := c.networkFS(dir)
+		if err != nil {
+			return c.report("error", dir, err.Error())
+		}
+		c.dir, c.network = dir, name
+	}
+	if c.network == "" {
+		return nil
+	}
+	return c.report("error", file, "lies on the network file system "+c.network+
+		": replicate it on the machine where the files lie, exclude it, or set allow-network-filesystem")
 }
 
 // readHeader reads the first 100 bytes of a database. This process holds no

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -45,6 +46,7 @@ multi-db:
   checksums: true
   checkpoint: passive
   max-staged-bytes: 2GiB
+  allow-network-filesystem: true
   drill: {interval: 168h, budget: 20GB}
   hostname: h
   snapshot: {interval: 12h, retention: 48h}
@@ -62,6 +64,7 @@ func TestMultiDB_Config(t *testing.T) {
 	want := litestream.NewMultiDBConfig()
 	want.Patterns, want.Exclude, want.ReplicaPath, want.Hostname = got.Patterns, got.Exclude, "x", "h"
 	want.Checkpoint, want.MaxStagedBytes, want.DeletedRetention = litestream.MultiDBCheckpointPassive, 2<<30, 720*3600*1e9
+	want.AllowNetworkFS = true
 	want.Drill = litestream.DrillConfig{Interval: 168 * time.Hour, Budget: 20e9}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the issue's values are not the defaults (-want +got):\n%s", diff)
@@ -237,6 +240,41 @@ $/data/p2/tenants/a b.db file file://$/r/h1/p2/a%20b
 	}
 	if got := runCommand(t, "databases", "-config", "c.yml", "-json", "-filter", "none"); got.stdout != "[]\n" {
 		t.Errorf("empty json: %+v", got)
+	}
+}
+
+// One question to each folder, and none where network file systems are allowed.
+func TestDatabases_CheckNetwork(t *testing.T) {
+	for _, allowed := range []bool{false, true} {
+		var out bytes.Buffer
+		var asked []string
+		c := &databaseCheck{
+			databaseList: &databaseList{cfg: &Config{MultiDB: &MultiDBConfig{AllowNetworkFS: allowed}}}, out: &textFindings{&out},
+			networkFS: func(dir string) (string, error) {
+				asked = append(asked, dir)
+				switch dir {
+				case "/gone":
+					return "", errors.New("statfs /gone: no such file")
+				case "/nfs":
+					return "nfs", nil
+				default:
+					return "", nil
+				}
+			},
+		}
+		for _, file := range []string{"/local/a", "/nfs/b", "/nfs/c", "/gone/d", "/local/e"} {
+			if err := c.checkNetwork(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const hint = " lies on the network file system nfs: replicate it on the machine where the files lie, exclude it, or set allow-network-filesystem\n"
+		want, dirs, problems := "error: /nfs/b:"+hint+"error: /nfs/c:"+hint+"error: /gone: statfs /gone: no such file\n", "[/local /nfs /gone /local]", 3
+		if allowed {
+			want, dirs, problems = "", "[]", 0
+		}
+		if out.String() != want || fmt.Sprint(asked) != dirs || c.errors != problems {
+			t.Errorf("allowed=%t: asked %v, %d errors:\n%s", allowed, asked, c.errors, out.String())
+		}
 	}
 }
 

@@ -116,7 +116,7 @@ func newDB(ctx context.Context, cfg *Config, dc *DBConfig, logger *slog.Logger) 
 		db.TruncatePageN = n
 	}
 	db.MaxSyncWALBytes = max(orDefault(dc.MaxSyncWALBytes, db.MaxSyncWALBytes), 0)
-	db.Checksums = cfg.checksums(dc)
+	db.Checksums, db.AllowNetworkFS = cfg.checksums(dc), dc.AllowNetworkFS
 	db.Logger = logger
 
 	r := litestream.NewReplicaWithClient(db, client)
