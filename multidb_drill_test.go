@@ -2,6 +2,7 @@ package litestream_test
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -74,6 +75,14 @@ func TestMultiDBManager_Drill(t *testing.T) {
 	took = pass("the alarm", func() bool { return value("drill_failed_databases") == 2 })
 	if took > interval {
 		t.Errorf("the alarm came after %s, want %s at most", took, interval)
+	}
+	s := f.m.Summary()
+	found := make(map[string]string)
+	for _, e := range s.Damaged {
+		found[e.Path], _, _ = strings.Cut(e.Error, ":")
+	}
+	if want := (map[string]string{f.path("t005.db"): "corrupt", f.path("t006.db"): "missing-lost"}); s.DamagedN != 2 || !maps.Equal(found, want) {
+		t.Errorf("summary: %d damaged, %v, want %v", s.DamagedN, found, want)
 	}
 	f.log.mu.Lock()
 	log := f.log.b.String()

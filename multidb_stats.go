@@ -122,6 +122,9 @@ func (m *MultiDBManager) summary() FleetSummary {
 		if reason != nil {
 			s.noteFailed(failureClass(reason), reason.Error(), path)
 		}
+		if problem := m.drill.found[i]; problem != "" {
+			s.noteDamaged(problem, path)
+		}
 		if r.changedAt != 0 && r.state != TenantGone {
 			w := FleetWaiting{ChangedAt: r.ChangedAt(), State: r.state.String()}
 			if reason != nil {

@@ -14,6 +14,7 @@ const LargeLogBytes = 64 << 20
 const (
 	fleetOldestN    = 10
 	fleetLargeLogsN = 10
+	fleetDamagedN   = 10
 	fleetExamplesN  = 3 // per reason of failures
 )
 
@@ -41,6 +42,11 @@ type FleetSummary struct {
 	// largest of them, largest first.
 	LargeLogN int        `json:"large_wal_count"`
 	LargeLogs []FleetLog `json:"large_wals"`
+
+	// DamagedN counts databases whose replica the last drill found damaged, and
+	// Damaged names some, with what is wrong.
+	DamagedN int            `json:"damaged_count"`
+	Damaged  []FleetExample `json:"damaged"`
 
 	StagedBytes int64 `json:"staged_bytes"` // captured and not uploaded
 	StagedLimit int64 `json:"staged_bytes_limit"`
@@ -98,6 +104,7 @@ func (s *FleetSummary) noNulls() {
 	s.Oldest = append([]FleetWaiting{}, s.Oldest...)
 	s.Failures = append([]FleetFailure{}, s.Failures...)
 	s.LargeLogs = append([]FleetLog{}, s.LargeLogs...)
+	s.Damaged = append([]FleetExample{}, s.Damaged...)
 	s.Scan.Examples = append([]string{}, s.Scan.Examples...)
 	s.Scan.Unmatched = append([]string{}, s.Scan.Unmatched...)
 }
@@ -117,6 +124,14 @@ func (s *FleetSummary) noteFailed(class, reason string, path func() string) {
 	}
 	for ; i > 0 && s.Failures[i-1].Count < s.Failures[i].Count; i-- {
 		s.Failures[i-1], s.Failures[i] = s.Failures[i], s.Failures[i-1]
+	}
+}
+
+// noteDamaged counts a database whose replica is damaged.
+func (s *FleetSummary) noteDamaged(problem string, path func() string) {
+	s.DamagedN++
+	if len(s.Damaged) < fleetDamagedN {
+		s.Damaged = append(s.Damaged, FleetExample{Path: metricLabel(path()), Error: metricLabel(problem)})
 	}
 }
 

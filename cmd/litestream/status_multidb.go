@@ -247,7 +247,7 @@ func (s *fleetStatus) print(w io.Writer, now time.Time, interval time.Duration) 
 
 // printFleetLists prints the lists of a summary that are not empty.
 func printFleetLists(w io.Writer, f *litestream.FleetSummary, now time.Time) error {
-	var failed, oldest, logs, scan [][]string
+	var failed, damaged, oldest, logs, scan [][]string
 	for _, r := range f.Failures {
 		for i, e := range r.Examples {
 			row := []string{"", "", printable(e.Path), reasonText(e.Error)}
@@ -263,6 +263,9 @@ func printFleetLists(w io.Writer, f *litestream.FleetSummary, now time.Time) err
 	for _, l := range f.LargeLogs {
 		logs = append(logs, []string{printable(l.Path), bytesText(l.Size)})
 	}
+	for _, e := range f.Damaged {
+		damaged = append(damaged, []string{printable(e.Path), reasonText(e.Error)})
+	}
 	for _, text := range f.Scan.Examples {
 		scan = append(scan, []string{printable(text)})
 	}
@@ -276,6 +279,7 @@ func printFleetLists(w io.Writer, f *litestream.FleetSummary, now time.Time) err
 		rows   [][]string
 	}{
 		{"failed databases, with examples", []string{"reason", "databases", "path", "error"}, failed},
+		{fmt.Sprintf("%d databases whose replica the drill found damaged", f.DamagedN), []string{"path", "problem"}, damaged},
 		{"oldest changes that are not replicated", []string{"path", "changed", "state"}, oldest},
 		{largest, []string{"path", "wal size"}, logs},
 		{"last scan", nil, scan},

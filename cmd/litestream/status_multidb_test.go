@@ -69,6 +69,7 @@ func fleetSummary(dir string, at time.Time) *litestream.FleetSummary {
 			{Reason: "empty", Count: 40, Examples: []litestream.FleetExample{{Path: path("d.db"), Error: "no page"}}},
 		},
 		LargeLogN: 2, LargeLogs: []litestream.FleetLog{{Path: path("e.db"), Size: 70 << 20}},
+		DamagedN: 12, Damaged: []litestream.FleetExample{{Path: path("f.db"), Error: "corrupt: 0000/x.ltx is gone"}},
 		StagedBytes: 1 << 20, StagedLimit: 1 << 30,
 		Scan: litestream.FleetScan{
 			EndedAt: at, Seconds: 0.21, Files: 100_000, Errors: 1,
@@ -126,6 +127,10 @@ reason databases path error
 locked 60 DIR/data/p1/tenants/a.db database is locked
  "DIR/data/p1/tenants/c\n.db" x
 empty 40 DIR/data/p1/tenants/d.db no page
+
+12 databases whose replica the drill found damaged:
+path problem
+DIR/data/p1/tenants/f.db corrupt: 0000/x.ltx is gone
 
 oldest changes that are not replicated:
 path changed state
