@@ -493,6 +493,7 @@ var daemonSessions = []session{
 		"sync -socket s -wait watched/new.db",
 		"stop -socket s watched/new.db",
 		"start -socket s watched/new.db",
+		"sync -socket s -wait watched/new.db", // or v0.5 opens it behind the removal, and makes it again
 		"@remove watched/new.db",
 		"@listed !/new.db",
 		"sync -socket s -wait watched/new.db",
