@@ -2,6 +2,7 @@ package litestream_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -10,6 +11,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	litestream "github.com/benbjohnson/litestream"
+	"github.com/benbjohnson/litestream/internal/registry"
 )
 
 func writeFile(tb testing.TB, path string, data []byte) {
@@ -141,6 +145,36 @@ func TestMultiDBManager_CutShort(t *testing.T) {
 		f.rows("cut", 1000)
 		f.close()
 	}
+}
+
+// The registry, which status reads, does not go on telling why a database failed
+// that recovered and stays hot.
+func TestMultiDBManager_RecoveredHot(t *testing.T) {
+	t.Parallel()
+	f := newMemFleet(t)
+	f.cfg.HotDuration = time.Hour
+	path := f.path("t.db")
+	writeFile(t, path, nil)
+	f.open()
+	defer f.close()
+	f.awaitFailed("t.db", "empty")
+	appWith(t, path, 1)
+	f.scans(1)
+	f.advance(time.Minute)
+	f.awaitState("t.db", "hot")
+	waitFor(t, "the registry to know", func() bool {
+		r, err := registry.OpenReader(t.Context(), f.cfg.StateDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec, ok, err := r.ByPath(t.Context(), path)
+		if err = errors.Join(err, r.Close()); errors.Is(err, registry.ErrChanged) {
+			return false
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		return ok && rec.Reason == "" && litestream.RecordedState(rec.State) == litestream.TenantHot
+	})
 }
 
 // Names are bytes.

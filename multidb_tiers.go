@@ -298,6 +298,9 @@ func (m *MultiDBManager) recoveredLocked(d *DynamicDB, txid ltx.TXID) {
 		return
 	}
 	delete(m.reasons, d.idx)
+	if m.hot[d.idx] == d { // else its record is written in a moment, with more
+		m.put(m.recordLocked(d.idx), nil)
+	}
 	if !isStorage(f.err) {
 		m.logger.Info("database is replicated again", "db", d.path, "txid", txid)
 	}
