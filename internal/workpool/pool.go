@@ -23,7 +23,7 @@ const idleTimeout = 1500 * time.Millisecond
 // Where tasks take long, all workers run within a second.
 const (
 	startAtOnce = 8
-	growAfter   = 5 * time.Millisecond
+	growAfter   = 10 * time.Millisecond
 )
 
 // Task is a piece of work. Run must return soon after its ctx is done. A panic
