@@ -1,7 +1,7 @@
 package servers
 
 import (
-	"net"
+	"net/http"
 	"net/http/httptest"
 	"testing"
 
@@ -57,14 +57,6 @@ func (s *OSSServer) Stop() {
 func (s *OSSServer) Restart() {
 	s.tb.Helper()
 	s.Stop()
-	ln, err := net.Listen("tcp", s.addr)
-	if err != nil {
-		s.tb.Fatal(err)
-	}
-	s.listener = httptest.NewUnstartedServer(s)
-	if err := s.listener.Listener.Close(); err != nil {
-		s.tb.Fatal(err)
-	}
-	s.listener.Listener = ln
+	s.listener = &httptest.Server{Listener: listen(s.tb, s.addr), Config: &http.Server{Handler: s}}
 	s.listener.Start()
 }

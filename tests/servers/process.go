@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"errors"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -146,6 +147,24 @@ func freeAddr(tb testing.TB) string {
 	}
 	tb.Fatalf("no free port after %d attempts", attempts)
 	return ""
+}
+
+// listen opens an address of freeAddr, again if this process had it open before.
+// A child that is being started shares our sockets until its own program runs,
+// so one that we closed may be in use for some milliseconds more.
+func listen(tb testing.TB, addr string) net.Listener {
+	tb.Helper()
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for deadline := time.Now().Add(readyTimeout); ; <-tick.C {
+		ln, err := net.Listen("tcp", addr)
+		if err == nil {
+			return ln
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
+			tb.Fatal(err)
+		}
+	}
 }
 
 // splitAddr returns the host and the port of an address.

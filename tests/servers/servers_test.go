@@ -2,6 +2,7 @@ package servers_test
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"fmt"
 	"io"
@@ -176,4 +177,24 @@ func TestHTTPProxy_Hits(t *testing.T) {
 	if n := p.Hits(); n != 1 {
 		t.Errorf("%d requests met the fault, want 1", n)
 	}
+}
+
+// TestOSS_Restart starts the server again and again on its port while children
+// are being started, which share the listener until their own program runs.
+func TestOSS_Restart(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	var children sync.WaitGroup
+	for range 2 {
+		children.Go(func() {
+			for ctx.Err() == nil {
+				_ = exec.CommandContext(ctx, "true").Run() // killed at the end
+			}
+		})
+	}
+	server := servers.OSS(t)
+	for range 300 {
+		server.Restart()
+	}
+	stop()
+	children.Wait()
 }
