@@ -197,12 +197,9 @@ func hashInode(id wal.FileID) uint64 {
 
 // Size returns the size of a database and its log in bytes, as of its
 // fingerprint.
-func (t *dbTable) Size(s *DBState) int64 { return s.size + t.LogSize(s) }
-
-// LogSize returns the size of a database's log in bytes.
-func (t *dbTable) LogSize(s *DBState) int64 {
+func (t *dbTable) Size(s *DBState) int64 {
 	if s.wal == 0 {
-		return 0
+		return s.size
 	}
-	return t.logs.at(s.wal - 1).size
+	return s.size + t.logs.at(s.wal-1).size
 }

@@ -179,13 +179,16 @@ func failureClass(err error) string {
 	return "other"
 }
 
+// NetworkFSAdvice says what to do about a database on a network file system.
+const NetworkFSAdvice = "replicate it on the machine where the files lie, exclude it, or set allow-network-filesystem"
+
 // advise adds to a reason what to do about it, where it does not say so.
 func advise(err error) error {
 	switch failureClass(err) {
 	case "not-a-database":
 		return fmt.Errorf("%w; exclude it, unless it is about to become one", err)
 	case "network-fs":
-		return fmt.Errorf("%w; replicate it on the machine where the files lie, exclude it, or set allow-network-filesystem", err)
+		return fmt.Errorf("%w; %s", err, NetworkFSAdvice)
 	case "permission":
 		return fmt.Errorf("%w; give user id %d read access to it and its folder", err, os.Geteuid())
 	case "locked":

@@ -229,8 +229,7 @@ func (c *databaseCheck) checkNetwork(file string) error {
 	if c.network == "" {
 		return nil
 	}
-	return c.report("error", file, "lies on the network file system "+c.network+
-		": replicate it on the machine where the files lie, exclude it, or set allow-network-filesystem")
+	return c.report("error", file, "lies on the network file system "+c.network+": "+litestream.NetworkFSAdvice)
 }
 
 // readHeader reads the first 100 bytes of a database. This process holds no
