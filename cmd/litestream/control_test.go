@@ -396,16 +396,16 @@ func TestControl_TwoDaemons(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := testFolder(t)
+	dir := parallelFolder(t)
 	socket := t.TempDir() + "/s"
 	for _, name := range []string{"a", "b"} {
 		makeDatabase(t, dir+"/"+name+".db", 1)
-		writeFile(t, name+".yml", fmt.Sprintf("socket: {enabled: true, path: %s}\ndbs: [{path: %s.db, replica: {path: r/%s}}]\n", socket, name, name))
+		writeFile(t, dir+"/"+name+".yml", fmt.Sprintf("socket: {enabled: true, path: %[1]s}\ndbs: [{path: %[2]s/%[3]s.db, replica: {path: %[2]s/r/%[3]s}}]\n", socket, dir, name))
 	}
 	list := func() string { return runCommand(t, "list", "-socket", socket).stdout }
-	first, firstLog := childDaemon(t, self, "a.yml")
+	first, firstLog := childDaemon(t, self, dir+"/a.yml")
 	awaitLog(t, firstLog, "control socket listening")
-	second, secondLog := childDaemon(t, self, "b.yml")
+	second, secondLog := childDaemon(t, self, dir+"/b.yml")
 	awaitLog(t, secondLog, "another process listens on it")
 	if got := list(); !strings.Contains(got, "a.db") || strings.Contains(got, "b.db") {
 		t.Errorf("list: %s", got)
@@ -422,7 +422,7 @@ func TestControl_TwoDaemons(t *testing.T) {
 	if _, err := os.Lstat(socket); err != nil {
 		t.Fatalf("a killed daemon left no socket: %v", err)
 	}
-	third, thirdLog := childDaemon(t, self, "b.yml")
+	third, thirdLog := childDaemon(t, self, dir+"/b.yml")
 	awaitLog(t, thirdLog, "control socket listening")
 	if got := list(); !strings.Contains(got, "b.db") {
 		t.Errorf("list: %s", got)

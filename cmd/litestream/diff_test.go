@@ -10,7 +10,7 @@ import (
 // TestDiff compares restore points of a database of multi-db by its path, when
 // its file is gone, and by URL.
 func TestDiff(t *testing.T) {
-	dir := testFolder(t)
+	dir := parallelFolder(t)
 	path := tenantOfThreePoints(t, dir)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
@@ -18,7 +18,7 @@ func TestDiff(t *testing.T) {
 	scratch, url := t.TempDir(), "file://"+dir+"/r/t1"
 	const one, two, three = "0000000000000001", "0000000000000002", "0000000000000003"
 
-	got := runCommand(t, "diff", "-config", "c.yml", "-rows", "1", "-scratch", scratch, "-exit-code", path, one)
+	got := runCommand(t, "diff", "-config", dir+"/c.yml", "-rows", "1", "-scratch", scratch, "-exit-code", path, one)
 	for _, want := range []string{path + "\n", "before  txid " + one, "after   txid " + three, "table  t ", "\nKeys of t, 1 of 2:\n  inserted  2\n"} {
 		if !strings.Contains(got.stdout, want) {
 			t.Errorf("no %q in:\n%s", want, got.stdout)
@@ -62,7 +62,7 @@ func TestDiff(t *testing.T) {
 		{[]string{url, "0000000000000000"}, 1, "", "want a TXID of 16 hex digits or a time such as"},
 		{[]string{url, "yesterday"}, 1, "", `invalid point "yesterday"`},
 		{[]string{"file://" + dir + "/nothing", one}, 1, "", "no restore point of file://"},
-		{[]string{"-config", "c.yml", "/elsewhere/x.db", one}, 1, "", "/elsewhere/x.db"},
+		{[]string{"-config", dir + "/c.yml", "/elsewhere/x.db", one}, 1, "", "/elsewhere/x.db"},
 		{nil, 1, "", "database path or replica URL required"},
 		{[]string{url}, 1, "", "a point to compare with is required"},
 		{[]string{url, one, two, three}, 1, "", "too many arguments"},

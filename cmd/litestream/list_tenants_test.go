@@ -12,7 +12,7 @@ import (
 // TestListTenants lists what a replica holds, by its catalog and by a listing,
 // with the configuration and without.
 func TestListTenants(t *testing.T) {
-	dir := testFolder(t)
+	dir := parallelFolder(t)
 	for _, p := range []string{"p1", "p2"} {
 		if err := os.MkdirAll(filepath.Join(dir, "d", p), 0o755); err != nil {
 			t.Fatal(err)
@@ -27,7 +27,7 @@ multi-db:
   state-dir: `+dir+`/state
   replica-template: {type: file, path: "`+dir+`/r/{{project}}/{{tenant}}"}
 `)
-	once := func() { t.Helper(); replicateOnce(t, "-config", "c.yml") }
+	once := func() { t.Helper(); replicateOnce(t, "-config", dir+"/c.yml") }
 	once()
 	if err := os.Remove(filepath.Join(dir, "d/p2/b.db")); err != nil {
 		t.Fatal(err)
@@ -37,7 +37,7 @@ multi-db:
 		t.Fatal(err)
 	}
 	from := []string{"-from", "file://" + dir + "/r"}
-	conf := []string{"-config", "c.yml"}
+	conf := []string{"-config", dir + "/c.yml"}
 	for _, tt := range []struct {
 		name string
 		args []string

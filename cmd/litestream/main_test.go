@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(runMainEnv) != "" {
 		main()
 	}
+	cleanEnv()
 	goleak.VerifyTestMain(m, goleak.Cleanup(testutil.Setup(8)))
 }
 
@@ -46,6 +47,15 @@ func runCommand(t *testing.T, args ...string) result {
 	return result{code, stdout.String(), stderr.String()}
 }
 
+// cleanEnv takes the configuration of the machine out of the environment.
+func cleanEnv() {
+	for name, value := range map[string]string{"LITESTREAM_CONFIG": "/missing/litestream.yml", "LOG_LEVEL": ""} {
+		if err := os.Setenv(name, value); err != nil {
+			panic(err)
+		}
+	}
+}
+
 // testFolder returns an empty working directory with no configuration in the
 // environment.
 func testFolder(t *testing.T) string {
@@ -55,6 +65,14 @@ func testFolder(t *testing.T) string {
 	t.Setenv("LITESTREAM_CONFIG", filepath.Join(dir, "missing.yml"))
 	t.Setenv("LOG_LEVEL", "")
 	return dir
+}
+
+// parallelFolder is testFolder for a test that waits more than it works, and
+// runs beside others: it names every file by its whole path.
+func parallelFolder(t *testing.T) string {
+	t.Helper()
+	t.Parallel()
+	return t.TempDir()
 }
 
 func writeFile(t *testing.T, path, data string) {

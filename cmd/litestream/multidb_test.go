@@ -373,8 +373,8 @@ func TestRestore_Tenant(t *testing.T) {
 // TestReplicate_MultiDBOnce backs up tenants by the command, restores one by its
 // path, and finds nothing to do a second time.
 func TestReplicate_MultiDBOnce(t *testing.T) {
-	dir := testFolder(t)
-	writeFile(t, "c.yml", fmt.Sprintf(`multi-db:
+	dir := parallelFolder(t)
+	writeFile(t, dir+"/c.yml", fmt.Sprintf(`multi-db:
   enabled: true
   patterns: [%[1]s/data/*/tenants/*.db]
   state-dir: %[1]s/state
@@ -387,16 +387,16 @@ func TestReplicate_MultiDBOnce(t *testing.T) {
 		t.Helper()
 		var stdout, stderr bytes.Buffer
 		a := &app{stdout: &stdout, stderr: &stderr, signals: noSignals, newRunner: newStore}
-		if code := a.main(t.Context(), []string{"replicate", "-once", "-config", "c.yml"}); code != 0 {
+		if code := a.main(t.Context(), []string{"replicate", "-once", "-config", dir + "/c.yml"}); code != 0 {
 			t.Fatalf("exit status %d: %s%s", code, stdout.String(), stderr.String())
 		}
 	}
 	once()
 	tenant := dir + "/data/p1/tenants/t07.db"
-	if got := runCommand(t, "restore", "-config", "c.yml", "-o", "out", tenant); got.code != 0 {
+	if got := runCommand(t, "restore", "-config", dir+"/c.yml", "-o", dir+"/out", tenant); got.code != 0 {
 		t.Fatalf("restore: %+v", got)
 	}
-	if got := countRows(t, "out"); got != 7 {
+	if got := countRows(t, dir+"/out"); got != 7 {
 		t.Errorf("restored %d rows, want 7", got)
 	}
 	replicas := listFiles(t, dir+"/replica")

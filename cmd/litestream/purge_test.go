@@ -32,14 +32,14 @@ multi-db:
 // TestPurge deletes the backup of a deleted database: it can be restored before
 // and not afterwards, and its neighbours can.
 func TestPurge(t *testing.T) {
-	dir := testFolder(t)
+	dir := parallelFolder(t)
 	writeFile(t, dir+"/c.yml", purgeFleet(t, dir, "a", "ab", "a/b"))
-	once := func() { t.Helper(); replicateOnce(t, "-config", "c.yml") }
+	once := func() { t.Helper(); replicateOnce(t, "-config", dir+"/c.yml") }
 	once()
 	path := dir + "/d/a.db"
 	run := func(args ...string) result {
 		t.Helper()
-		return runCommand(t, append([]string{"purge", "-config", "c.yml"}, args...)...)
+		return runCommand(t, append([]string{"purge", "-config", dir + "/c.yml"}, args...)...)
 	}
 	for _, tt := range []struct {
 		args []string
@@ -62,7 +62,7 @@ func TestPurge(t *testing.T) {
 	once()
 	restore := func(name string) result {
 		t.Helper()
-		return runCommand(t, "restore", "-config", "c.yml", "-o", filepath.Join(t.TempDir(), "o"), dir+"/d/"+name)
+		return runCommand(t, "restore", "-config", dir+"/c.yml", "-o", filepath.Join(t.TempDir(), "o"), dir+"/d/"+name)
 	}
 	if got := restore("a.db"); got.code != 0 {
 		t.Fatalf("restore within deleted-retention: %+v", got)
@@ -89,7 +89,7 @@ func TestPurge(t *testing.T) {
 			t.Errorf("restore %s: %+v", name, got)
 		}
 	}
-	if got := runCommand(t, "list-tenants", "-config", "c.yml", "-deleted", "-count"); got.stdout != "2\n" {
+	if got := runCommand(t, "list-tenants", "-config", dir+"/c.yml", "-deleted", "-count"); got.stdout != "2\n" {
 		t.Errorf("catalog: %+v", got)
 	}
 	if got := run("-yes", path); got.code != 0 || !strings.Contains(got.stdout, "Nothing lay at file:") {
@@ -110,7 +110,7 @@ func TestPurge(t *testing.T) {
 
 // TestPurge_Daemon has a running daemon do it.
 func TestPurge_Daemon(t *testing.T) {
-	dir := testFolder(t)
+	dir := parallelFolder(t)
 	config := purgeFleet(t, dir, "a", "ab") + `
 dbs:
   - path: ` + dir + `/own.db
@@ -119,7 +119,7 @@ dbs:
 	makeDatabase(t, dir+"/own.db", 1)
 	d := startControlDaemon(t, config)
 	writeFile(t, dir+"/c.yml", config)
-	conf := []string{"-config", "c.yml", "-yes"}
+	conf := []string{"-config", dir + "/c.yml", "-yes"}
 	for _, name := range []string{"/d/a.db", "/d/ab.db"} {
 		d.want("txid: 1", "sync", "-wait", dir+name)
 	}
@@ -135,14 +135,14 @@ dbs:
 	d.want("", "stop", dir+"/own.db")
 	d.want("1 LTX file", "purge", append(conf, "-force", dir+"/own.db")...)
 
-	got := runCommand(t, "purge", "-config", "c.yml", "-yes", "-socket", dir+"/none", "-force", dir+"/d/ab.db")
+	got := runCommand(t, "purge", "-config", dir+"/c.yml", "-yes", "-socket", dir+"/none", "-force", dir+"/d/ab.db")
 	if got.code != 1 || !strings.Contains(got.stderr, "set socket.enabled") {
 		t.Errorf("no socket: %+v", got)
 	}
 	if code := d.stop(); code != 0 {
 		t.Errorf("status %d\n%s", code, d.log.String())
 	}
-	if got := runCommand(t, "list-tenants", "-config", "c.yml", "-deleted", "-count"); got.stdout != "1\n" {
+	if got := runCommand(t, "list-tenants", "-config", dir+"/c.yml", "-deleted", "-count"); got.stdout != "1\n" {
 		t.Errorf("catalog: %+v", got)
 	}
 }

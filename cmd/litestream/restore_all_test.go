@@ -12,11 +12,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// lostFleet makes a configuration, backs up its databases and deletes them.
+// lostFleet makes a configuration, backs up its databases and deletes them. The
+// test runs beside others.
 func lostFleet(t *testing.T, template string) (dir string, paths []string) {
 	t.Helper()
-	dir = testFolder(t)
-	writeFile(t, "c.yml", fmt.Sprintf(`
+	dir = parallelFolder(t)
+	writeFile(t, dir+"/c.yml", fmt.Sprintf(`
 dbs:
   - {path: %[1]s/named.db, replica: {path: %[1]s/replica-named}}
 multi-db:
@@ -33,7 +34,7 @@ multi-db:
 		paths = append(paths, path)
 	}
 	a := &app{stdout: new(bytes.Buffer), stderr: new(bytes.Buffer), signals: noSignals, newRunner: newStore}
-	if code := a.main(t.Context(), []string{"replicate", "-once", "-config", "c.yml"}); code != 0 {
+	if code := a.main(t.Context(), []string{"replicate", "-once", "-config", dir + "/c.yml"}); code != 0 {
 		t.Fatalf("replicate: %s%s", a.stdout, a.stderr)
 	}
 	for _, path := range append([]string{dir + "/data"}, paths[0], paths[0]+"-wal", paths[0]+"-shm") {
@@ -51,9 +52,9 @@ type allMissingResult struct {
 	Failed                                     []restoreFailure
 }
 
-func restoreAllMissing(t *testing.T, wantCode int, args ...string) (res allMissingResult, stderr string) {
+func restoreAllMissing(t *testing.T, dir string, wantCode int, args ...string) (res allMissingResult, stderr string) {
 	t.Helper()
-	got := runCommand(t, append([]string{"restore", "-config", "c.yml", "-all-missing", "-json"}, args...)...)
+	got := runCommand(t, append([]string{"restore", "-config", dir + "/c.yml", "-all-missing", "-json"}, args...)...)
 	if got.code != wantCode {
 		t.Fatalf("status %d, want %d: %+v", got.code, wantCode, got)
 	}
@@ -66,6 +67,7 @@ func restoreAllMissing(t *testing.T, wantCode int, args ...string) (res allMissi
 // Everything comes back to its place: what the registry knows, or without one
 // what a listing of the replica does. What is there is left alone.
 func TestRestore_AllMissing(t *testing.T) {
+	t.Parallel()
 	for _, source := range []string{"registry", "replica"} {
 		t.Run(source, func(t *testing.T) {
 			dir, paths := lostFleet(t, "{{project}}/{{tenant}}")
@@ -76,11 +78,11 @@ func TestRestore_AllMissing(t *testing.T) {
 			}
 			writeFile(t, paths[3], "there")
 
-			got := runCommand(t, "restore", "-config", "c.yml", "-all-missing", "-dry-run")
+			got := runCommand(t, "restore", "-config", dir+"/c.yml", "-all-missing", "-dry-run")
 			if lines := strings.Count(got.stdout, "\n"); got.code != 0 || lines != len(paths) || !strings.Contains(got.stdout, paths[1]) || strings.Contains(got.stdout, paths[3]) {
 				t.Errorf("dry run: %+v", got)
 			}
-			res, _ := restoreAllMissing(t, 0, "-parallelism", "3")
+			res, _ := restoreAllMissing(t, dir, 0, "-parallelism", "3")
 			want := allMissingResult{Source: source, Known: 13, Missing: 12, Restored: 12, Failed: []restoreFailure{}}
 			if diff := cmp.Diff(want, res); diff != "" {
 				t.Errorf("result (-want +got):\n%s", diff)
@@ -93,7 +95,7 @@ func TestRestore_AllMissing(t *testing.T) {
 					t.Errorf("%s has %d rows", path, countRows(t, path))
 				}
 			}
-			res, _ = restoreAllMissing(t, 0)
+			res, _ = restoreAllMissing(t, dir, 0)
 			if res.Missing != 0 || res.Known != 13 {
 				t.Errorf("the second time: %+v", res)
 			}
@@ -110,11 +112,11 @@ func TestRestore_AllMissingPartial(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeFile(t, paths[3]+"-wal", "left")
-	res, stderr := restoreAllMissing(t, exitPartial)
+	res, stderr := restoreAllMissing(t, dir, exitPartial)
 	if res.Restored != 11 || len(res.Failed) != 2 || !strings.Contains(stderr, "Error: restored 11 of 13 missing databases: 2 failed, the first is ") {
 		t.Errorf("got %+v, %s", res, stderr)
 	}
-	res, _ = restoreAllMissing(t, 1, "-if-replica-exists")
+	res, _ = restoreAllMissing(t, dir, 1, "-if-replica-exists")
 	if res.Missing != 2 || res.Skipped != 1 || len(res.Failed) != 1 || !strings.Contains(res.Failed[0].Error, "-wal was left by SQLite") {
 		t.Errorf("with -if-replica-exists: %+v", res)
 	}
@@ -124,7 +126,7 @@ func TestRestore_AllMissingPartial(t *testing.T) {
 	if err := os.Remove(paths[3] + "-wal"); err != nil {
 		t.Fatal(err)
 	}
-	if res, _ = restoreAllMissing(t, 0); res.Restored != 2 {
+	if res, _ = restoreAllMissing(t, dir, 0); res.Restored != 2 {
 		t.Errorf("the last time: %+v", res)
 	}
 }
@@ -132,7 +134,7 @@ func TestRestore_AllMissingPartial(t *testing.T) {
 // Where neither the registry nor the template tells, it is said why.
 func TestRestore_AllMissingUnclear(t *testing.T) {
 	dir, paths := lostFleet(t, "x/{{tenant}}")
-	if res, _ := restoreAllMissing(t, 0); res.Restored != 13 || res.Source != "registry" {
+	if res, _ := restoreAllMissing(t, dir, 0); res.Restored != 13 || res.Source != "registry" {
 		t.Errorf("from the registry: %+v", res)
 	}
 	for _, name := range []string{"state", "data"} {
@@ -140,13 +142,13 @@ func TestRestore_AllMissingUnclear(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got := runCommand(t, "restore", "-config", "c.yml", "-all-missing")
+	got := runCommand(t, "restore", "-config", dir+"/c.yml", "-all-missing")
 	want := "Error: no registry in " + dir + "/state tells which databases there were, and a listing of the replica cannot: " +
 		"replica path does not tell the path of its database: for the pattern " + dir + "/data/*/tenants/*.db the template does not hold {{project}}\n"
 	if got.code != 1 || got.stderr != want {
 		t.Errorf("got %+v, want %s", got, want)
 	}
-	if got := runCommand(t, "restore", "-config", "c.yml", paths[1]); got.code != 0 {
+	if got := runCommand(t, "restore", "-config", dir+"/c.yml", paths[1]); got.code != 0 {
 		t.Errorf("one by its path: %+v", got)
 	}
 }

@@ -60,7 +60,7 @@ func TestRestore_Fleet(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeFile(t, paths[3], "there")
-	rep, stderr := restoreFleet(t, exitPartial, "-config", "c.yml", "-all")
+	rep, stderr := restoreFleet(t, exitPartial, "-config", dir+"/c.yml", "-all")
 	want := fleetTotals{Source: rep.summary.Source, Total: 13, Restored: 12, Refused: 1, Bytes: rep.summary.Bytes}
 	if diff := cmp.Diff(want, rep.summary); diff != "" || !strings.Contains(stderr, "Error: restored 12 of 13 databases: 1 failed, the first is "+paths[3]) {
 		t.Errorf("in place (-want +got), %s:\n%s", stderr, diff)
@@ -74,16 +74,16 @@ func TestRestore_Fleet(t *testing.T) {
 	if row.OutputPath != paths[1] || row.Status != "restored" || len(row.SHA256) != 64 || row.TXID != "0000000000000001" || row.Bytes == 0 {
 		t.Errorf("%+v", row)
 	}
-	if rep, _ = restoreFleet(t, exitPartial, "-config", "c.yml", "-all"); rep.summary.Verified != 12 || rep.summary.Refused != 1 {
+	if rep, _ = restoreFleet(t, exitPartial, "-config", dir+"/c.yml", "-all"); rep.summary.Verified != 12 || rep.summary.Refused != 1 {
 		t.Errorf("again: %+v", rep.summary)
 	}
-	if rep, _ = restoreFleet(t, 0, "-config", "c.yml", "-all", "-force"); rep.summary.Verified != 12 || rep.summary.Restored != 1 || countRows(t, paths[3]) != 3 {
+	if rep, _ = restoreFleet(t, 0, "-config", dir+"/c.yml", "-all", "-force"); rep.summary.Verified != 12 || rep.summary.Restored != 1 || countRows(t, paths[3]) != 3 {
 		t.Errorf("forced: %+v", rep.summary)
 	}
 	if names, err := filepath.Glob(dir + "/state/restore/*"); err != nil || len(names) > 0 {
 		t.Errorf("journal: %q, %v", names, err)
 	}
-	if rep, _ = restoreFleet(t, 0, "-config", "c.yml", "-all", "-if-db-not-exists"); rep.summary.Skipped != 13 {
+	if rep, _ = restoreFleet(t, 0, "-config", dir+"/c.yml", "-all", "-if-db-not-exists"); rep.summary.Skipped != 13 {
 		t.Errorf("where they are there: %+v", rep.summary)
 	}
 }
@@ -97,11 +97,11 @@ func TestRestore_FleetChoice(t *testing.T) {
 		want []string // database paths
 		err  string   // of a choice of none
 	}{
-		{"-config c.yml -glob " + dir + "/data/*1/**", []string{paths[2], paths[5], paths[8], paths[11]}, ""},
-		{"-config c.yml -glob named.db -glob t00.db -list", []string{paths[0], paths[1]}, ""},
-		{"-config c.yml -tenant tenant=t05", []string{paths[6]}, ""},
-		{"-config c.yml -tenant tenant=t05,project=other", nil, "no database matches in file://"},
-		{"-config c.yml -tenant tenat=t05,project=other", nil, "none has a variable tenat, which"},
+		{"-config " + dir + "/c.yml -glob " + dir + "/data/*1/**", []string{paths[2], paths[5], paths[8], paths[11]}, ""},
+		{"-config " + dir + "/c.yml -glob named.db -glob t00.db -list", []string{paths[0], paths[1]}, ""},
+		{"-config " + dir + "/c.yml -tenant tenant=t05", []string{paths[6]}, ""},
+		{"-config " + dir + "/c.yml -tenant tenant=t05,project=other", nil, "no database matches in file://"},
+		{"-config " + dir + "/c.yml -tenant tenat=t05,project=other", nil, "none has a variable tenat, which"},
 		{"-from " + url + " -glob t01.db -order small", []string{paths[2]}, ""},
 		{"-from " + url + "/ -glob t01 -order small", []string{"p 1/t01"}, ""}, // of which only a listing tells
 	} {
@@ -140,19 +140,19 @@ func TestRestore_FleetChoice(t *testing.T) {
 // Some or none: the status tells, and what failed is tried again the next time.
 func TestRestore_FleetPartial(t *testing.T) {
 	dir, _ := lostFleet(t, "{{project}}/{{tenant}}")
-	cfg, err := os.ReadFile("c.yml")
+	cfg, err := os.ReadFile(dir + "/c.yml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, "c2.yml", strings.Replace(string(cfg), "multi-db:", "  - {path: "+dir+"/other.db, replica: {path: "+dir+"/none}}\nmulti-db:", 1))
-	rep, stderr := restoreFleet(t, exitPartial, "-config", "c2.yml", "-all", "-o", "out")
+	writeFile(t, dir+"/c2.yml", strings.Replace(string(cfg), "multi-db:", "  - {path: "+dir+"/other.db, replica: {path: "+dir+"/none}}\nmulti-db:", 1))
+	rep, stderr := restoreFleet(t, exitPartial, "-config", dir+"/c2.yml", "-all", "-o", dir+"/out")
 	if rep.summary.Restored != 13 || rep.summary.Failed != 1 || !strings.Contains(stderr, "other.db: no matching backup files available") {
 		t.Errorf("%+v, %s", rep.summary, stderr)
 	}
-	if rep, _ = restoreFleet(t, 0, "-config", "c2.yml", "-all", "-o", "out", "-if-replica-exists"); rep.summary.Verified != 13 || rep.summary.Skipped != 1 {
+	if rep, _ = restoreFleet(t, 0, "-config", dir+"/c2.yml", "-all", "-o", dir+"/out", "-if-replica-exists"); rep.summary.Verified != 13 || rep.summary.Skipped != 1 {
 		t.Errorf("where that is allowed: %+v", rep.summary)
 	}
-	got := runCommand(t, "restore", "-config", "c2.yml", "-glob", "other.db", "-o", "none")
+	got := runCommand(t, "restore", "-config", dir+"/c2.yml", "-glob", "other.db", "-o", dir+"/none")
 	if got.code != 1 || !strings.Contains(got.stderr, "Error: restored 0 of 1 databases") {
 		t.Errorf("none: %+v", got)
 	}
@@ -161,25 +161,25 @@ func TestRestore_FleetPartial(t *testing.T) {
 // What the catalog tells beyond paths: who may read a database, and which ones
 // were deleted.
 func TestRestore_FleetCatalog(t *testing.T) {
-	_, paths := lostFleet(t, "{{project}}/{{tenant}}")
+	dir, paths := lostFleet(t, "{{project}}/{{tenant}}")
 	// A host that has all but one, with a mode of its own.
-	restoreFleet(t, 0, "-config", "c.yml", "-all", "-integrity-check", "full")
+	restoreFleet(t, 0, "-config", dir+"/c.yml", "-all", "-integrity-check", "full")
 	if err := errors.Join(os.Chmod(paths[1], 0o604), os.Remove(paths[2])); err != nil {
 		t.Fatal(err)
 	}
 	insertRow(t, paths[1])
 	a := &app{stdout: new(bytes.Buffer), stderr: new(bytes.Buffer), signals: noSignals, newRunner: newStore}
-	if code := a.main(t.Context(), []string{"replicate", "-once", "-config", "c.yml"}); code != 0 {
+	if code := a.main(t.Context(), []string{"replicate", "-once", "-config", dir + "/c.yml"}); code != 0 {
 		t.Fatalf("replicate: %s%s", a.stdout, a.stderr)
 	}
-	rep, _ := restoreFleet(t, 0, "-config", "c.yml", "-all", "-o", "out")
+	rep, _ := restoreFleet(t, 0, "-config", dir+"/c.yml", "-all", "-o", dir+"/out")
 	if rep.summary.Source != "catalog" || rep.summary.Restored != 12 || rep.summary.Deleted != 1 || rep.rows[paths[2]].Status != "" {
 		t.Errorf("without the deleted one: %+v", rep.summary)
 	}
-	if fi, err := os.Stat(filepath.Join("out", paths[1])); err != nil || fi.Mode().Perm() != 0o604 {
+	if fi, err := os.Stat(filepath.Join(dir, "out", paths[1])); err != nil || fi.Mode().Perm() != 0o604 {
 		t.Errorf("mode: %v, %v", fi.Mode(), err)
 	}
-	rep, _ = restoreFleet(t, 0, "-config", "c.yml", "-glob", "t01.db", "-deleted", "-o", "out2")
+	rep, _ = restoreFleet(t, 0, "-config", dir+"/c.yml", "-glob", "t01.db", "-deleted", "-o", dir+"/out2")
 	if rep.rows[paths[2]].Status != "restored" || rep.summary.Total != 1 {
 		t.Errorf("the deleted one: %+v", rep.rows)
 	}
@@ -187,23 +187,23 @@ func TestRestore_FleetCatalog(t *testing.T) {
 
 // A disk whose reserve is larger than it is gets nothing.
 func TestRestore_FleetReserve(t *testing.T) {
-	lostFleet(t, "{{project}}/{{tenant}}")
-	rep, stderr := restoreFleet(t, 1, "-config", "c.yml", "-all", "-o", "out", "-reserve", "8EB")
+	dir, _ := lostFleet(t, "{{project}}/{{tenant}}")
+	rep, stderr := restoreFleet(t, 1, "-config", dir+"/c.yml", "-all", "-o", dir+"/out", "-reserve", "8EB")
 	if rep.summary.Left != 13 || rep.summary.Stopped == "" || !strings.Contains(stderr, "Make room and start the same command again") {
 		t.Errorf("%+v, %s", rep.summary, stderr)
 	}
-	if rep, _ = restoreFleet(t, 0, "-config", "c.yml", "-all", "-o", "out"); rep.summary.Restored != 13 {
+	if rep, _ = restoreFleet(t, 0, "-config", dir+"/c.yml", "-all", "-o", dir+"/out"); rep.summary.Restored != 13 {
 		t.Errorf("with room: %+v", rep.summary)
 	}
 }
 
 func TestRestore_FleetDryRun(t *testing.T) {
 	dir, paths := lostFleet(t, "{{project}}/{{tenant}}")
-	got := runCommand(t, "restore", "-config", "c.yml", "-all", "-o", dir+"/out", "-dry-run")
+	got := runCommand(t, "restore", "-config", dir+"/c.yml", "-all", "-o", dir+"/out", "-dry-run")
 	if got.code != 0 || strings.Count(got.stdout, "\n") != 16 || !strings.Contains(got.stdout, paths[4]) || !strings.Contains(got.stdout, "\n13 databases, ") || !strings.Contains(got.stdout, "if all are like 13 ") {
 		t.Errorf("%+v", got)
 	}
-	got = runCommand(t, "restore", "-config", "c.yml", "-all", "-o", dir+"/out", "-dry-run", "-json")
+	got = runCommand(t, "restore", "-config", dir+"/c.yml", "-all", "-o", dir+"/out", "-dry-run", "-json")
 	lines := strings.Split(strings.TrimSpace(got.stdout), "\n")
 	var last struct{ Summary fleetPlanTotals }
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil || len(lines) != 14 || last.Summary.Databases != 13 || last.Summary.SampleN != 13 || last.Summary.Seconds < 1 {
@@ -274,14 +274,14 @@ func TestRestore_FleetUnlisted(t *testing.T) {
 	if err := os.CopyFS(dir+"/replica/p%201/t99", os.DirFS(dir+"/replica/p%201/t01")); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range []string{"-config c.yml", "-from file://" + dir + "/replica"} {
-		out := strings.Fields("-o out" + args[1:2] + " -all " + args)
+	for _, args := range []string{"-config " + dir + "/c.yml", "-from file://" + dir + "/replica"} {
+		out := strings.Fields("-o " + dir + "/out" + args[1:2] + " -all " + args)
 		rep, stderr := restoreFleet(t, exitPartial, out...)
 		if rep.summary.Unlisted != 1 || !strings.Contains(stderr, "1 are on the replica and not in its catalog") || !strings.Contains(stderr, "p%201/t99") {
 			t.Errorf("%s: %+v, %s", args, rep.summary, stderr)
 		}
 	}
-	rep, _ := restoreFleet(t, 0, "-config", "c.yml", "-all", "-list", "-if-db-not-exists", "-o", "outc")
+	rep, _ := restoreFleet(t, 0, "-config", dir+"/c.yml", "-all", "-list", "-if-db-not-exists", "-o", dir+"/outc")
 	if rep.summary.Unlisted != 0 || rep.summary.Restored != 1 || rep.summary.Skipped != 13 {
 		t.Errorf("with a listing: %+v of %d", rep.summary, len(paths))
 	}
@@ -293,7 +293,7 @@ func TestRestore_FleetLedger(t *testing.T) {
 	dir, paths := lostFleet(t, "{{project}}/{{tenant}}")
 	ledger := litestream.LedgerPath(defaultMetaPath(paths[0]))
 	var got [2][]byte
-	for i, args := range []string{"-config c.yml -all", "-config c.yml " + paths[0]} {
+	for i, args := range []string{"-config " + dir + "/c.yml -all", "-config " + dir + "/c.yml " + paths[0]} {
 		for _, name := range []string{dir + "/data", paths[0], filepath.Dir(ledger)} {
 			if err := os.RemoveAll(name); err != nil {
 				t.Fatal(err)

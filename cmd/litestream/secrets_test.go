@@ -310,7 +310,7 @@ func runAll(t *testing.T, lines [][]string, out io.Writer) {
 	t.Helper()
 	next := make(chan []string)
 	var wg sync.WaitGroup
-	for range 16 {
+	for range 64 {
 		wg.Go(func() {
 			for args := range next {
 				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)

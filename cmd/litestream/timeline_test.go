@@ -12,9 +12,9 @@ import (
 // TestTimeline shows a database of multi-db by its path and by URL, and what a
 // lost file does.
 func TestTimeline(t *testing.T) {
-	dir := testFolder(t)
+	dir := parallelFolder(t)
 	path := tenantOfThreePoints(t, dir)
-	got := runCommand(t, "timeline", "-config", "c.yml", path)
+	got := runCommand(t, "timeline", "-config", dir+"/c.yml", path)
 	if got.code != 0 || !strings.HasPrefix(got.stdout, path+": 3 restore points\n  newest  ") || !strings.Contains(got.stdout, "\nup to 5m  3 ") || got.stderr != "" {
 		t.Errorf("got %+v", got)
 	}
@@ -83,10 +83,10 @@ multi-db:
   state-dir: `+dir+`/state
   replica-template: {type: file, path: "`+dir+`/r/{{tenant}}"}
 `)
-	replicateOnce(t, "-config", "c.yml")
+	replicateOnce(t, "-config", dir+"/c.yml")
 	for range 2 {
 		insertRow(t, path)
-		replicateOnce(t, "-config", "c.yml")
+		replicateOnce(t, "-config", dir+"/c.yml")
 	}
 	return path
 }

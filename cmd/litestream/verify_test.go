@@ -40,7 +40,7 @@ func ltxFiles(t *testing.T, dir string) (files []string) {
 func TestVerify(t *testing.T) {
 	dir, paths := lostFleet(t, "{{project}}/{{tenant}}")
 	for _, level := range []string{"list", "checksum", "read", "restore"} {
-		report, _ := runVerifyJSON(t, 0, "-config", "c.yml", "-all", "-level", level)
+		report, _ := runVerifyJSON(t, 0, "-config", dir+"/c.yml", "-all", "-level", level)
 		if report.Databases != len(paths) || report.States["ok"] != len(paths) || report.Level != level {
 			t.Errorf("%s: %+v", level, report)
 		}
@@ -53,20 +53,19 @@ func TestVerify(t *testing.T) {
 	if left, err := filepath.Glob(dir + "/state/verify-*"); err != nil || len(left) > 0 {
 		t.Errorf("scratch directories %v left, %v", left, err)
 	}
-	got := runCommand(t, "verify", "-config", "c.yml", paths[1])
+	got := runCommand(t, "verify", "-config", dir+"/c.yml", paths[1])
 	if want := paths[1] + ": ok up to txid 0000000000000001 of "; got.code != 0 || !strings.HasPrefix(got.stdout, want) {
 		t.Errorf("%+v, want %q", got, want)
 	}
-	if report, _ := runVerifyJSON(t, 0, "-config", "c.yml", "-sample", "20%"); report.Databases != 3 {
+	if report, _ := runVerifyJSON(t, 0, "-config", dir+"/c.yml", "-sample", "20%"); report.Databases != 3 {
 		t.Errorf("sample: %+v", report)
 	}
+}
 
-	// The backup of another database, whole: only what this host knows tells.
+// The backup of another database, whole: only what this host knows tells.
+func TestVerify_Stranger(t *testing.T) {
+	dir, _ := lostFleet(t, "{{project}}/{{tenant}}")
 	own, other := ltxFiles(t, dir+"/replica/p%202/t11")[0], ltxFiles(t, dir+"/replica/p%202/t08")[0]
-	kept, err := os.ReadFile(own)
-	if err != nil {
-		t.Fatal(err)
-	}
 	stranger, err := os.ReadFile(other)
 	if err != nil {
 		t.Fatal(err)
@@ -74,15 +73,14 @@ func TestVerify(t *testing.T) {
 	if err := os.WriteFile(own, stranger, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	runVerifyJSON(t, 0, "-config", "c.yml", "-all", "-level", "checksum")
-	if report, _ := runVerifyJSON(t, 1, "-config", "c.yml", "-all", "-level", "read"); report.States["diverged"] != 1 {
+	runVerifyJSON(t, 0, "-config", dir+"/c.yml", "-all", "-level", "checksum")
+	if report, _ := runVerifyJSON(t, 1, "-config", dir+"/c.yml", "-all", "-level", "read"); report.States["diverged"] != 1 {
 		t.Errorf("%+v", report)
 	}
-	if err := os.WriteFile(own, kept, 0o600); err != nil {
-		t.Fatal(err)
-	}
+}
 
-	// Damage.
+func TestVerify_Damaged(t *testing.T) {
+	dir, paths := lostFleet(t, "{{project}}/{{tenant}}")
 	replica := dir + "/replica/p%201/t01"
 	file := ltxFiles(t, replica)[0]
 	data, err := os.ReadFile(file)
@@ -94,12 +92,12 @@ func TestVerify(t *testing.T) {
 	if err := os.WriteFile(file, bad, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	runVerifyJSON(t, 0, "-config", "c.yml", "-all")
-	report, got := runVerifyJSON(t, 1, "-config", "c.yml", "-all", "-level", "checksum")
+	runVerifyJSON(t, 0, "-config", dir+"/c.yml", "-all")
+	report, got := runVerifyJSON(t, 1, "-config", dir+"/c.yml", "-all", "-level", "checksum")
 	if report.States["corrupt"] != 1 || report.States["ok"] != len(paths)-1 || !strings.Contains(got.stderr, "1 of 13 replicas are not ok: 1 corrupt, 12 ok") {
 		t.Errorf("%+v", got)
 	}
-	got = runCommand(t, "verify", "-config", "c.yml", "-all", "-level", "checksum")
+	got = runCommand(t, "verify", "-config", dir+"/c.yml", "-all", "-level", "checksum")
 	if got.code != 1 || !strings.Contains(got.stdout, "/p 1/tenants/t01.db: corrupt: 0000000000000001-0000000000000001.ltx (level 0): ") ||
 		!strings.Contains(got.stdout, "no restore point is known to be good; while the database is there, `litestream replicate -once -force-snapshot`") {
 		t.Errorf("%+v", got)
@@ -108,16 +106,19 @@ func TestVerify(t *testing.T) {
 	if got.code != 1 || !strings.HasPrefix(got.stdout, "file://"+replica+": corrupt: ") {
 		t.Errorf("%+v", got)
 	}
+}
 
-	// A loss: the registry knows what was there.
-	if err := os.RemoveAll(replica); err != nil {
+// A loss: the registry knows what was there.
+func TestVerify_Lost(t *testing.T) {
+	dir, paths := lostFleet(t, "{{project}}/{{tenant}}")
+	if err := os.RemoveAll(dir + "/replica/p%201/t01"); err != nil {
 		t.Fatal(err)
 	}
-	report, _ = runVerifyJSON(t, 1, "-config", "c.yml", "-all", "-grace", "1ns")
+	report, _ := runVerifyJSON(t, 1, "-config", dir+"/c.yml", "-all", "-grace", "1ns")
 	if report.States["missing-lost"] != 1 {
 		t.Errorf("%+v", report)
 	}
-	report, _ = runVerifyJSON(t, 2, "-config", "c.yml", "-all", "-grace", "1h")
+	report, _ = runVerifyJSON(t, 2, "-config", dir+"/c.yml", "-all", "-grace", "1h")
 	if report.States["missing-delayed"] != 1 {
 		t.Errorf("%+v", report)
 	}
@@ -126,16 +127,16 @@ func TestVerify(t *testing.T) {
 	if err := os.RemoveAll(dir + "/state"); err != nil {
 		t.Fatal(err)
 	}
-	if report, _ = runVerifyJSON(t, 2, "-config", "c.yml", "-all", "-grace", "1h"); report.States["missing-delayed"] != 1 || report.Source != "catalog" {
+	if report, _ = runVerifyJSON(t, 2, "-config", dir+"/c.yml", "-all", "-grace", "1h"); report.States["missing-delayed"] != 1 || report.Source != "catalog" {
 		t.Errorf("by the catalog: %+v", report)
 	}
 	if err := os.Remove(dir + "/replica/!litestream/catalogs"); err != nil {
 		t.Fatal(err)
 	}
-	if report, _ = runVerifyJSON(t, 0, "-config", "c.yml", "-all"); report.Databases != len(paths)-1 {
+	if report, _ = runVerifyJSON(t, 0, "-config", dir+"/c.yml", "-all"); report.Databases != len(paths)-1 {
 		t.Errorf("%+v", report)
 	}
-	report, _ = runVerifyJSON(t, 1, "-config", "c.yml", paths[2])
+	report, _ = runVerifyJSON(t, 1, "-config", dir+"/c.yml", paths[2])
 	if report.States["missing-lost"] != 1 || !strings.Contains(report.Rows[0].Summary, "there is no backup") {
 		t.Errorf("%+v", report)
 	}
