@@ -78,6 +78,7 @@ func TestReplicaClient_PutRequest(t *testing.T) {
 }
 
 func TestReplicaClient_Throttled(t *testing.T) {
+	t.Parallel()
 	for status, code := range map[int]string{408: "", 429: "TooManyRequests", 500: "InternalError", 502: "", 503: "ServerBusy", 504: ""} {
 		var n atomic.Int64
 		srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -94,6 +95,7 @@ func TestReplicaClient_Throttled(t *testing.T) {
 }
 
 func TestReplicaClient_RetryAfter(t *testing.T) {
+	t.Parallel()
 	var n atomic.Int64
 	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {
 		if n.Add(1) == 1 {

@@ -90,6 +90,7 @@ func TestReplicaClient_WrongAnswer(t *testing.T) {
 }
 
 func TestReplicaClient_Throttled(t *testing.T) {
+	t.Parallel()
 	data := replicatest.File(t, 1, 1, 500, 0)
 	for _, tt := range []struct {
 		status int
@@ -110,6 +111,7 @@ func TestReplicaClient_Throttled(t *testing.T) {
 }
 
 func TestReplicaClient_RetryAfter(t *testing.T) {
+	t.Parallel()
 	data := replicatest.File(t, 1, 1, 500, 0)
 	var n atomic.Int64
 	srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, _ *http.Request) {

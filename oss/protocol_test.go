@@ -170,6 +170,7 @@ func TestReplicaClient_WrongClock(t *testing.T) {
 }
 
 func TestReplicaClient_Throttled(t *testing.T) {
+	t.Parallel()
 	srv := newServer(t)
 	for status, code := range map[int]string{
 		408: "RequestTimeout", 429: "TooManyRequests", 500: "InternalError", 502: "", 503: "ServiceUnavailable", 504: "", 403: "QpsLimitExceeded",
@@ -193,6 +194,7 @@ func TestReplicaClient_Throttled(t *testing.T) {
 }
 
 func TestReplicaClient_RetryAfter(t *testing.T) {
+	t.Parallel()
 	srv := newServer(t)
 	var n atomic.Int64
 	flaky := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

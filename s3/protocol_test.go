@@ -262,6 +262,7 @@ func TestReplicaClient_ConditionalConflict(t *testing.T) {
 }
 
 func TestReplicaClient_Throttled(t *testing.T) {
+	t.Parallel()
 	for status, code := range map[int]string{408: "RequestTimeout", 429: "TooManyRequests", 503: "SlowDown", 500: "InternalError", 400: "RequestCanceled"} {
 		var n atomic.Int64
 		srv := servers.NewFakeHTTP(t, func(w http.ResponseWriter, r *http.Request) {

@@ -34,6 +34,7 @@ func serverConfig(srv *servers.S3Server, path string) s3.Config {
 }
 
 func TestReplicaClient_Contract(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name  string
 		start func(tb testing.TB, overTLS bool) *servers.S3Server
@@ -243,6 +244,7 @@ func TestReplicaClient_CutDownload(t *testing.T) {
 }
 
 func TestReplicaClient_CutUpload(t *testing.T) {
+	t.Parallel()
 	for name, n := range map[string]int{"Single": 1 << 20, "Multipart": 12 << 20} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

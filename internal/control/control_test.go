@@ -268,6 +268,7 @@ func TestServer_Answers(t *testing.T) {
 
 // TestServer_BadBodies sends every request with a body that is none.
 func TestServer_BadBodies(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t, control.Limits{})
 	for body, want := range map[string]string{
 		"":                  "400 EOF",
