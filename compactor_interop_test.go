@@ -172,6 +172,7 @@ func (fx *interopFixture) restore(upstream, txid string, want []byte) {
 // TestCompactor_UpstreamRestores has upstream's program restore a replica of a
 // real database before and after compaction and retention.
 func TestCompactor_UpstreamRestores(t *testing.T) {
+	t.Parallel()
 	upstream := servers.Upstream(t)
 	fx := newInteropFixture(t)
 	rng := rand.New(rand.NewPCG(7, 7))

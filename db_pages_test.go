@@ -45,6 +45,7 @@ func wantEqual(tb testing.TB, client litestream.ReplicaClient, path string) {
 // Every page size, growth, shrink, VACUUM and auto-vacuum, with and without
 // checksums, tailed and diffed.
 func TestDB_PageSizes(t *testing.T) {
+	t.Parallel()
 	for pageSize := 512; pageSize <= 65536; pageSize *= 2 {
 		for _, vacuum := range []string{"NONE", "FULL", "INCREMENTAL"} {
 			for _, checksums := range []bool{false, true} {

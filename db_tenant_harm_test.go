@@ -104,6 +104,7 @@ func asNobody(cmd *exec.Cmd) {
 // journal mode stay as their application left them, and so does what lies
 // beside them.
 func TestTenant_NothingHarmed(t *testing.T) {
+	t.Parallel()
 	same := func(*exec.Cmd) {}
 	for _, tt := range []struct {
 		name      string
@@ -121,6 +122,7 @@ func TestTenant_NothingHarmed(t *testing.T) {
 		}
 		for _, mode := range modes {
 			t.Run(tt.name+"/"+mode, func(t *testing.T) {
+				t.Parallel()
 				if os.Getuid() != 0 && tt.name != "SameUser" {
 					t.Skip("only root can run as another user")
 				}
@@ -148,6 +150,7 @@ func TestTenant_NothingHarmed(t *testing.T) {
 // The application closes while it is read: nothing is left beside the database
 // that would not lie there otherwise.
 func TestTenant_ClosedWhileRead(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name      string
 		user      func(*exec.Cmd)
@@ -158,6 +161,7 @@ func TestTenant_ClosedWhileRead(t *testing.T) {
 		{"OtherUser/AllWritable", asNobody, 0o777, 0o666},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			if os.Getuid() != 0 && tt.name != "SameUser" {
 				t.Skip("only root can run as another user")
 			}

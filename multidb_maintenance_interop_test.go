@@ -16,6 +16,7 @@ import (
 // economy leaves on a replica: no snapshot but the first file of level 0, and
 // snapshots in the gaps of level 1.
 func TestMaintenance_UpstreamRestores(t *testing.T) {
+	t.Parallel()
 	upstream := servers.Upstream(t)
 	fx := newInteropFixture(t)
 	m := &litestream.TenantMaintainer{

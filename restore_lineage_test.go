@@ -304,6 +304,7 @@ func TestCompactor_Lineage(t *testing.T) {
 
 // A restore of all and a verification tell of two writers as well.
 func TestLineage_FleetAndVerify(t *testing.T) {
+	t.Parallel()
 	client, a, b := twoWriters(t, true)
 	a.step()
 	b.step()

@@ -138,6 +138,7 @@ func checkChain(plan []*ltx.FileInfo) error {
 }
 
 func TestPlanRestore_Oracle(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))

@@ -14,6 +14,7 @@ import (
 )
 
 func TestRestore_PageSizes(t *testing.T) {
+	t.Parallel()
 	for pageSize := 512; pageSize <= 65536; pageSize *= 2 {
 		for _, checksum := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d/checksum=%t", pageSize, checksum), func(t *testing.T) {

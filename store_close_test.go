@@ -64,6 +64,7 @@ func within(t *testing.T, d time.Duration, what string, fn func()) {
 // A replica that hangs keeps neither the capture from going on nor the store
 // from being closed, whatever its caller's patience.
 func TestStore_HungReplica(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name    string
 		op      string
@@ -78,6 +79,7 @@ func TestStore_HungReplica(t *testing.T) {
 		{name: "list, short patience", op: testutil.OpList, workers: 2, dbs: 6, timeout: 300 * time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			var hang atomic.Bool
 			hang.Store(tt.op == testutil.OpWriteExclusive)
 			var dbs []*litestream.DB
@@ -170,6 +172,7 @@ func TestStore_CloseAtOnce(t *testing.T) {
 
 // Uploads that fail while captures go on; for the race detector.
 func TestStore_FailingUploads(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "db")
 	insert := appWith(t, path, 1)
 	client := testutil.NewMemClient()

@@ -66,6 +66,7 @@ func TestStore_SnapshotOfDroppedPosition(t *testing.T) {
 // The first snapshot of a database that rests, and was written to a moment ago,
 // waits until its files' times prove something. That is no error.
 func TestStore_SnapshotOfYoungFile(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "db")
 	app := openApp(t, path, "_journal_mode=wal")
 	mustExec(t, app, "CREATE TABLE t (x)")

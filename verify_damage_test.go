@@ -435,6 +435,7 @@ func withoutPage(t *testing.T, data []byte, rng *rand.Rand) ([]byte, bool) {
 // level that promises to find it finds it every time, and a restore refuses or
 // is right: it never makes a wrong database. The newest good point is one.
 func TestVerify_Damage(t *testing.T) {
+	t.Parallel()
 	times := 100
 	if testing.Short() {
 		times = 10
@@ -530,6 +531,7 @@ func neverWrong(f *verifyFixture, res litestream.VerifyResult) {
 
 // TestVerify_Healthy finds nothing wrong with replicas that nobody damaged.
 func TestVerify_Healthy(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
