@@ -3,7 +3,6 @@ package litestream
 import (
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"path/filepath"
 	"time"
@@ -108,7 +107,6 @@ func (c *capture) tail(res wal.Result) (_ *captured, err error) {
 		return nil, err
 	}
 	out.file, out.enc = w.file, w.enc
-	sums := newPageSummer()
 	page := make([]byte, frames.PageSize)
 	for _, pgno := range frames.Pages() {
 		if _, err := frames.ReadPage(pgno, page); err != nil {
@@ -117,7 +115,7 @@ func (c *capture) tail(res wal.Result) (_ *captured, err error) {
 		if err := w.page(pgno, page); err != nil {
 			return nil, err
 		}
-		out.changes = append(out.changes, pagesum.Change{Pgno: pgno, Sum: sums.sum(pgno, page)})
+		out.changes = append(out.changes, pagesum.Change{Pgno: pgno, Sum: pageChecksum(pgno, page)})
 	}
 	out.pageN = len(out.changes)
 	if !out.header.NoChecksum() {
@@ -135,7 +133,7 @@ func (c *capture) tail(res wal.Result) (_ *captured, err error) {
 // made when the first difference is met; a view without one stages the ledger
 // only.
 func (c *capture) view(v *View, sums *pagesum.Writer) (_ *captured, err error) {
-	d := diff{capture: c, view: v, out: &captured{sums: sums}, summer: newPageSummer()}
+	d := diff{capture: c, view: v, out: &captured{sums: sums}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.out.abort())
@@ -177,7 +175,6 @@ type diff struct {
 	old      *pagesum.Reader
 	oldPageN uint32
 	pre      ltx.Checksum
-	summer   *pageSummer
 	w        *ltxWriter
 	held     []byte // page 1, or the cursor's last page, until a file is begun
 	heldPgno uint32
@@ -203,7 +200,7 @@ func (d *diff) page(pgno uint32, page []byte) error {
 			return err
 		}
 	}
-	sum := d.summer.sum(pgno, page)
+	sum := pageChecksum(pgno, page)
 	if err := d.out.sums.Append(sum); err != nil {
 		return err
 	}
@@ -359,13 +356,4 @@ func (w *ltxWriter) finish(post ltx.Checksum) error {
 		return fmt.Errorf("encode ltx: %w", err)
 	}
 	return nil
-}
-
-// pageSummer computes LTX page checksums with one hasher.
-type pageSummer struct{ h hash.Hash64 }
-
-func newPageSummer() *pageSummer { return &pageSummer{h: ltx.NewHasher()} }
-
-func (s *pageSummer) sum(pgno uint32, page []byte) ltx.Checksum {
-	return ltx.ChecksumPageWithHasher(s.h, pgno, page)
 }

@@ -248,7 +248,7 @@ func (m *merger) write(pgno uint32) error {
 		m.expect = m.after(pgno)
 	}
 	if m.hdr.IsSnapshot() && !m.hdr.NoChecksum() {
-		m.chksum ^= ltx.ChecksumPage(pgno, newest.data)
+		m.chksum ^= pageChecksum(pgno, newest.data)
 	}
 	if err := m.enc.EncodePage(ltx.PageHeader{Pgno: pgno}, newest.data); err != nil {
 		return fmt.Errorf("write page %d: %w", pgno, err)

@@ -155,10 +155,9 @@ func (db *DB) rollForward(l *pagesum.Ledger) error {
 }
 
 func applyFile(l *pagesum.Ledger, dir ltxfile.Dir, txid ltx.TXID) error {
-	sums := newPageSummer()
 	var changes []pagesum.Change
 	hdr, err := eachPage(dir, txid, func(pgno uint32, page []byte) {
-		changes = append(changes, pagesum.Change{Pgno: pgno, Sum: sums.sum(pgno, page)})
+		changes = append(changes, pagesum.Change{Pgno: pgno, Sum: pageChecksum(pgno, page)})
 	})
 	if err != nil {
 		return err

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc64"
 	"io"
 	"math/bits"
 	"os"
@@ -15,6 +14,8 @@ import (
 
 	"github.com/pierrec/lz4/v4"
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/crc64iso"
 )
 
 // batchBytes is how much database one batch covers, and so how much one write
@@ -440,10 +441,10 @@ func (a *applier) decode(b *batch) error {
 		}
 		data = data[p.n:]
 
-		crc := crc64.Update(0, crcTable, page)
+		crc := crc64iso.Update(0, page)
 		sum := a.shift.pageChecksum(p.pgno, crc)
 		h := p.appendHeader(hdr[:0])
-		b.crc = a.shift.apply(crc64.Update(b.crc, crcTable, h)) ^ crc
+		b.crc = a.shift.apply(crc64iso.Update(b.crc, h)) ^ crc
 		b.n += int64(len(h) + pageSize)
 		b.xor ^= sum
 		if p.keep {

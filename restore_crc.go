@@ -5,12 +5,12 @@ import (
 	"hash/crc64"
 
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/crc64iso"
 )
 
-// crcTable is the polynomial of every LTX checksum.
-var crcTable = crc64.MakeTable(crc64.ISO)
-
-// crcPoly is the same polynomial, reflected as hash/crc64 keeps it.
+// crcPoly is the polynomial of every LTX checksum, reflected as hash/crc64 keeps
+// it.
 const crcPoly = crc64.ISO
 
 // A CRC is linear: the checksum of A‖B is that of A multiplied by x^(8·len(B))
@@ -82,5 +82,12 @@ func (t *crcShift) apply(c uint64) uint64 {
 func (t *crcShift) pageChecksum(pgno uint32, crc uint64) ltx.Checksum {
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], pgno)
-	return ltx.ChecksumFlag | ltx.Checksum(t.apply(crc64.Update(0, crcTable, b[:]))^crc)
+	return ltx.ChecksumFlag | ltx.Checksum(t.apply(crc64iso.Update(0, b[:]))^crc)
+}
+
+// pageChecksum returns LTX's checksum of a page, as ltx.ChecksumPage does.
+func pageChecksum(pgno uint32, page []byte) ltx.Checksum {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], pgno)
+	return ltx.ChecksumFlag | ltx.Checksum(crc64iso.Update(crc64iso.Update(0, b[:]), page))
 }

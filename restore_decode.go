@@ -5,12 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc64"
 	"io"
 	"math"
 
 	"github.com/pierrec/lz4/v4"
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/crc64iso"
 )
 
 // lz4FooterBytes is the end mark and the content checksum behind a legacy
@@ -77,7 +78,7 @@ func (r *frameReader) readHeader() error {
 	if !hdr.NoChecksum() {
 		r.in.xor = ltx.ChecksumFlag
 	}
-	r.in.crc = crc64.Update(0, crcTable, b[:])
+	r.in.crc = crc64iso.Update(0, b[:])
 	return nil
 }
 
@@ -189,7 +190,7 @@ func (r *frameReader) readLegacy(page []byte) error {
 // readEnd reads what follows the pages: index and trailer. It returns the
 // checksum and the length of the part that the file's checksum covers.
 func (r *frameReader) readEnd() (crc uint64, n int64, err error) {
-	crc = crc64.Update(0, crcTable, make([]byte, ltx.PageHeaderSize))
+	crc = crc64iso.Update(0, make([]byte, ltx.PageHeaderSize))
 	start := r.offset - ltx.PageHeaderSize
 	ix := indexReader{r: r.inputReader, crc: crc}
 	if err := ix.check(r.in); err != nil {
@@ -208,7 +209,7 @@ func (r *frameReader) readEnd() (crc uint64, n int64, err error) {
 	if rest := r.size - r.offset; rest != 0 {
 		return 0, 0, fmt.Errorf("%d bytes after the trailer", rest)
 	}
-	crc = crc64.Update(ix.crc, crcTable, b[:ltx.TrailerChecksumOffset])
+	crc = crc64iso.Update(ix.crc, b[:ltx.TrailerChecksumOffset])
 	return crc, r.offset - ltx.ChecksumSize - start, nil
 }
 
@@ -233,7 +234,7 @@ func (ix *indexReader) byte() (byte, error) {
 
 // flush brings crc up to date.
 func (ix *indexReader) flush() {
-	ix.crc = crc64.Update(ix.crc, crcTable, ix.buf)
+	ix.crc = crc64iso.Update(ix.crc, ix.buf)
 	ix.buf = ix.buf[:0]
 }
 
@@ -301,6 +302,6 @@ func (ix *indexReader) check(in *input) error {
 	if size := binary.BigEndian.Uint64(b[:]); size != length {
 		return fmt.Errorf("%d bytes long, its length field says %d", length, size)
 	}
-	ix.crc = crc64.Update(ix.crc, crcTable, b[:])
+	ix.crc = crc64iso.Update(ix.crc, b[:])
 	return nil
 }

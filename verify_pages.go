@@ -112,7 +112,7 @@ func stateOfFile(path string, pageSize uint32) (s *pageState, err error) {
 			return nil, fmt.Errorf("read restored database: %w", err)
 		}
 		if pgno != s.lock {
-			s.set(pgno, ltx.ChecksumPage(pgno, page))
+			s.set(pgno, pageChecksum(pgno, page))
 		}
 	}
 }

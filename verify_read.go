@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/crc64"
 	"io"
 	"io/fs"
 	"slices"
@@ -14,6 +13,8 @@ import (
 
 	"github.com/pierrec/lz4/v4"
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/crc64iso"
 )
 
 // pageReader follows the checksums of all pages along the files of a replica.
@@ -304,10 +305,10 @@ func readPages(r *frameReader, step *stepInput) error {
 		} else if n != len(page) {
 			return in.fail("decode", fmt.Errorf("page %d: %d bytes, want %d", p.pgno, n, len(page)))
 		}
-		crc := crc64.Update(0, crcTable, page)
+		crc := crc64iso.Update(0, page)
 		sum := shift.pageChecksum(p.pgno, crc)
 		var hdr [ltx.PageHeaderSize + 4]byte
-		in.crc = shift.apply(crc64.Update(in.crc, crcTable, p.appendHeader(hdr[:0]))) ^ crc
+		in.crc = shift.apply(crc64iso.Update(in.crc, p.appendHeader(hdr[:0]))) ^ crc
 		in.xor ^= sum &^ ltx.ChecksumFlag
 		if step != nil {
 			step.state.set(p.pgno, sum)

@@ -3,7 +3,6 @@ package litestream
 import (
 	"errors"
 	"fmt"
-	"hash/crc64"
 	"io"
 	"os"
 	"sync"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/superfly/ltx"
 
+	"github.com/benbjohnson/litestream/internal/crc64iso"
 	"github.com/benbjohnson/litestream/internal/sqlitefile"
 	"github.com/benbjohnson/litestream/internal/wal"
 )
@@ -348,7 +348,7 @@ func (v *View) Each(fn func(pgno uint32, page []byte) error) error {
 			return err
 		}
 		if v.kind == viewLocked && !logged {
-			sum = crc64.Update(sum, crcTable, buf)
+			sum = crc64iso.Update(sum, buf)
 		}
 		if err := fn(pgno, buf); err != nil {
 			return err

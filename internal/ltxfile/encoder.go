@@ -4,13 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc64"
 	"io"
 	"os"
 	"sync"
 
 	"github.com/pierrec/lz4/v4"
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/crc64iso"
 )
 
 // maxIndexBytes is how much of the page index is held in memory. What goes
@@ -43,10 +44,7 @@ type encoderBuffers struct {
 	index []byte // page index, as the file holds it
 }
 
-var (
-	crcTable       = crc64.MakeTable(crc64.ISO)
-	encoderBorrows = sync.Pool{New: func() any { return new(encoderBuffers) }}
-)
+var encoderBorrows = sync.Pool{New: func() any { return new(encoderBuffers) }}
 
 // NewEncoder writes the header of a file. The page index of a large one goes
 // to a file in spillDir on the way. The caller ends it with Release.
@@ -89,8 +87,8 @@ func (e *Encoder) Page(pgno uint32, data []byte) error {
 	binary.BigEndian.PutUint32(frame, pgno)
 	binary.BigEndian.PutUint16(frame[4:], ltx.PageHeaderFlagSize)
 	binary.BigEndian.PutUint32(frame[ltx.PageHeaderSize:], uint32(n))
-	e.crc = crc64.Update(e.crc, crcTable, frame[:frameHeaderBytes])
-	e.crc = crc64.Update(e.crc, crcTable, data) // of the page as it is
+	e.crc = crc64iso.Update(e.crc, frame[:frameHeaderBytes])
+	e.crc = crc64iso.Update(e.crc, data) // of the page as it is
 	frame = frame[:frameHeaderBytes+n]
 	if err := e.writeRaw(frame); err != nil {
 		return err
@@ -166,7 +164,7 @@ func (e *Encoder) Close(post ltx.Checksum) error {
 	t := ltx.Trailer{PostApplyChecksum: post}
 	var tail [ltx.TrailerSize]byte
 	binary.BigEndian.PutUint64(tail[:], uint64(post))
-	t.FileChecksum = ltx.ChecksumFlag | ltx.Checksum(crc64.Update(e.crc, crcTable, tail[:ltx.TrailerChecksumOffset]))
+	t.FileChecksum = ltx.ChecksumFlag | ltx.Checksum(crc64iso.Update(e.crc, tail[:ltx.TrailerChecksumOffset]))
 	if err := t.Validate(e.hdr); err != nil {
 		return err
 	}
@@ -214,7 +212,7 @@ func (e *Encoder) Release() {
 
 // write writes bytes that the file's checksum covers.
 func (e *Encoder) write(p []byte) error {
-	e.crc = crc64.Update(e.crc, crcTable, p)
+	e.crc = crc64iso.Update(e.crc, p)
 	return e.writeRaw(p)
 }
 
