@@ -48,8 +48,8 @@ func TestStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 20 {
-		mustExec(t, app, "INSERT INTO t VALUES (?)", i)
 		pos := db.Pos().TXID
+		mustExec(t, app, "INSERT INTO t VALUES (?)", i)
 		waitFor(t, "the capture of a commit", func() bool { return db.Pos().TXID > pos })
 	}
 	level := func(n int) int {

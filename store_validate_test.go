@@ -100,8 +100,8 @@ func TestStore_Validation(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 4 {
-		mustExec(t, app, "INSERT INTO t VALUES (?)", i)
 		pos := db.Pos().TXID
+		mustExec(t, app, "INSERT INTO t VALUES (?)", i)
 		waitFor(t, "the capture of a commit", func() bool { return db.Pos().TXID > pos })
 	}
 	waitFor(t, "the uploads", func() bool { return len(client.Files(0)) >= 4 })
