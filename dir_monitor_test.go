@@ -242,7 +242,6 @@ func TestStore_DirRecreate(t *testing.T) {
 // A folder that is renamed has its databases at their new places, and what
 // happens in it afterwards is told with the right names.
 func TestStore_DirRename(t *testing.T) {
-	t.Parallel()
 	s := newDirScene(t, time.Hour)
 	s.write("x/y/a.db")
 	s.write("z/b.db")
@@ -325,7 +324,6 @@ func TestStore_DirScanOnly(t *testing.T) {
 
 // After events were lost a scan follows soon, and folders are watched anew.
 func TestStore_DirOverflow(t *testing.T) {
-	t.Parallel()
 	s := newDirScene(t, time.Hour)
 	s.write("x/a.db")
 	s.open()
