@@ -13,8 +13,9 @@ import (
 // drop each other's locks whenever one closes a descriptor. It is safe for
 // concurrent use; nil refuses nothing.
 type inodeTable struct {
-	mu    sync.Mutex // guards paths; never held across I/O
+	mu    sync.Mutex // guards the rest; never held across I/O
 	paths map[wal.FileID]string
+	final bool // owners stay
 }
 
 func newInodeTable() *inodeTable { return &inodeTable{paths: make(map[wal.FileID]string)} }
@@ -40,9 +41,17 @@ func (t *inodeTable) release(id wal.FileID, path string) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.paths[id] == path {
+	if t.paths[id] == path && !t.final {
 		delete(t.paths, id)
 	}
+}
+
+// finish lets every owner stay: where all paths are closed, each with a last
+// sync, none may take over what another has just closed.
+func (t *inodeTable) finish() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.final = true
 }
 
 // errSecondPath means that two paths lead to one file.

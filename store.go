@@ -368,6 +368,7 @@ func (s *Store) Close(ctx context.Context) error {
 	defer s.stopUploads()
 	defer s.stopTasks()
 	defer context.AfterFunc(ctx, s.stopTasks)()
+	s.resources.shared.inodes.finish()
 	closed := make([]bool, len(dbs))
 	errs := make([]error, len(dbs))
 	for i, m := range dbs {

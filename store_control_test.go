@@ -314,9 +314,11 @@ func TestStore_SyncAll(t *testing.T) {
 	}
 	for _, name := range names[:3] {
 		s.rows(t, name, 1)
+	}
+	s.gate.shut() // before the change, which the store may notice by itself
+	for _, name := range names[:3] {
 		makeRestedRows(t, s.path(name), 1)
 	}
-	s.gate.shut()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	res := s.SyncAll(ctx, true)
