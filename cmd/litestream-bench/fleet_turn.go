@@ -109,15 +109,25 @@ func (t *fleetTurn) measure(ctx context.Context) error {
 // setRequests records how many requests came to the server since the last call,
 // per so many. A file replica has none.
 func (t *fleetTurn) setRequests(key string, per int) {
-	kinds := t.replica.requests()
-	if kinds == nil {
-		return
+	if kinds := t.replica.requests(); kinds != nil {
+		t.run.set(key, float64(total(kinds))/float64(per))
 	}
-	n := 0
+}
+
+// setIdleRequests records the requests since the last call, apart from those
+// for the catalog, which is written once after what changed last.
+func (t *fleetTurn) setIdleRequests() {
+	if kinds := t.replica.requests(); kinds != nil {
+		t.run.set("idle_catalog", float64(kinds[catalogKind]))
+		t.run.set("idle_requests", float64(total(kinds)-kinds[catalogKind]))
+	}
+}
+
+func total(kinds map[string]int) (n int) {
 	for _, k := range kinds {
 		n += k
 	}
-	t.run.set(key, float64(n)/float64(per))
+	return n
 }
 
 func (t *fleetTurn) firstBackup(ctx context.Context) error {
@@ -197,7 +207,7 @@ func (t *fleetTurn) atRest(ctx context.Context) error {
 	t.run.set("idle_rss_mb", u.rss)
 	t.run.set("idle_fds", float64(u.fds))
 	t.run.set("idle_goroutines", page.sum("go_goroutines"))
-	t.setRequests("idle_requests", 1)
+	t.setIdleRequests()
 	t.run.set("metrics_kb", float64(page.bytes)/1024)
 	t.run.set("metrics_series", float64(len(page.values)))
 	if bytes := page.sum(metricTableBytes); bytes > 0 {

@@ -107,6 +107,8 @@ func TestRequestKind(t *testing.T) {
 		{"POST", "/bench/db/0000/1.ltx?uploads", "PUT"},
 		{"POST", "/bench?delete", "DELETE"},
 		{"DELETE", "/bench/db/0000/1.ltx", "DELETE"},
+		{"PUT", "/bench/!litestream/catalog/0/1.ltx", catalogKind},
+		{"PUT", "/bench/!litestream/epoch", "PUT"},
 	} {
 		if got := requestKind(httptest.NewRequest(tt.method, tt.target, nil)); got != tt.want {
 			t.Errorf("%s %s: kind=%q, want %q", tt.method, tt.target, got, tt.want)

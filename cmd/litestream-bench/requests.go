@@ -171,6 +171,9 @@ func (b *bench) replicateS3(ctx context.Context, i int, dir, addr string) (*proc
 // kinds of requests, by what an object store charges for.
 var kinds = []string{"LIST", "PUT", "GET", "DELETE"}
 
+// catalogKind are requests for the list of all databases, which belong to none.
+const catalogKind = "catalog"
+
 // counter is a proxy in front of an S3 server that counts requests.
 type counter struct {
 	listener net.Listener
@@ -224,6 +227,8 @@ func (c *counter) count(r *http.Request) {
 func requestKind(r *http.Request) string {
 	inBucket := strings.Trim(r.URL.Path, "/") == bucket
 	switch {
+	case strings.Contains(r.URL.Path, "/!litestream/catalog"):
+		return catalogKind
 	case r.Method == http.MethodGet && inBucket:
 		return "LIST"
 	case r.Method == http.MethodPost && r.URL.Query().Has("delete"), r.Method == http.MethodDelete:
