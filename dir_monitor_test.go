@@ -60,7 +60,8 @@ func newDirScene(t *testing.T, scan time.Duration) *dirScene {
 	if err := os.Mkdir(s.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s.store = litestream.NewStore(nil, nil)
+	// Compactions would meet folders that are being renamed, at a time of their own.
+	s.store = litestream.NewStore(nil, litestream.CompactionLevels{{Level: 0}})
 	s.store.Logger = slog.New(slog.NewTextHandler(s.log, nil))
 	s.store.Dirs = []*litestream.DirConfig{{Path: s.dir, Pattern: "*.db", Recursive: true, Watch: true, NewDB: s.newDB}}
 	s.store.Tune(knob.Store{DirScanInterval: scan, RetryDelay: 10 * time.Millisecond})

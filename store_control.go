@@ -177,6 +177,9 @@ func syncNow(ctx context.Context, db *DB, wait bool) (res SyncResult, err error)
 				continue
 			}
 		}
+		if errors.Is(err, os.ErrClosed) && db.Status().State == SyncStateClosed {
+			return res, fmt.Errorf("%w: %s was stopped meanwhile", ErrDatabaseNotOpen, db.path)
+		}
 		suspended := errors.Is(err, errSuspended)
 		if !wait || r == nil || err != nil && !suspended {
 			return res, err
