@@ -115,7 +115,7 @@ func (c *capture) tail(res wal.Result) (_ *captured, err error) {
 		if err := w.page(pgno, page); err != nil {
 			return nil, err
 		}
-		out.changes = append(out.changes, pagesum.Change{Pgno: pgno, Sum: pageChecksum(pgno, page)})
+		out.changes = append(out.changes, pagesum.Change{Pgno: pgno, Sum: ltxfile.PageChecksum(pgno, page)})
 	}
 	out.pageN = len(out.changes)
 	if !out.header.NoChecksum() {
@@ -200,7 +200,7 @@ func (d *diff) page(pgno uint32, page []byte) error {
 			return err
 		}
 	}
-	sum := pageChecksum(pgno, page)
+	sum := ltxfile.PageChecksum(pgno, page)
 	if err := d.out.sums.Append(sum); err != nil {
 		return err
 	}

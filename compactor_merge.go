@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/ltxfile"
 )
 
 // Reasons why files cannot be merged. The *LTXError around them names the file.
@@ -248,7 +250,7 @@ func (m *merger) write(pgno uint32) error {
 		m.expect = m.after(pgno)
 	}
 	if m.hdr.IsSnapshot() && !m.hdr.NoChecksum() {
-		m.chksum ^= pageChecksum(pgno, newest.data)
+		m.chksum ^= ltxfile.PageChecksum(pgno, newest.data)
 	}
 	if err := m.enc.EncodePage(ltx.PageHeader{Pgno: pgno}, newest.data); err != nil {
 		return fmt.Errorf("write page %d: %w", pgno, err)

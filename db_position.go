@@ -157,7 +157,7 @@ func (db *DB) rollForward(l *pagesum.Ledger) error {
 func applyFile(l *pagesum.Ledger, dir ltxfile.Dir, txid ltx.TXID) error {
 	var changes []pagesum.Change
 	hdr, err := eachPage(dir, txid, func(pgno uint32, page []byte) {
-		changes = append(changes, pagesum.Change{Pgno: pgno, Sum: pageChecksum(pgno, page)})
+		changes = append(changes, pagesum.Change{Pgno: pgno, Sum: ltxfile.PageChecksum(pgno, page)})
 	})
 	if err != nil {
 		return err

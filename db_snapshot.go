@@ -203,7 +203,7 @@ func newAudit(l *pagesum.Ledger, v *View) *audit {
 
 // page compares one page for as long as the ledger can be read.
 func (a *audit) page(pgno uint32, page []byte) {
-	sum := pageChecksum(pgno, page)
+	sum := ltxfile.PageChecksum(pgno, page)
 	a.xor ^= sum
 	for ; a.ledger != nil && a.err == nil && a.next <= pgno; a.next++ {
 		var want ltx.Checksum

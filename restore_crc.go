@@ -84,10 +84,3 @@ func (t *crcShift) pageChecksum(pgno uint32, crc uint64) ltx.Checksum {
 	binary.BigEndian.PutUint32(b[:], pgno)
 	return ltx.ChecksumFlag | ltx.Checksum(t.apply(crc64iso.Update(0, b[:]))^crc)
 }
-
-// pageChecksum returns LTX's checksum of a page, as ltx.ChecksumPage does.
-func pageChecksum(pgno uint32, page []byte) ltx.Checksum {
-	var b [4]byte
-	binary.BigEndian.PutUint32(b[:], pgno)
-	return ltx.ChecksumFlag | ltx.Checksum(crc64iso.Update(crc64iso.Update(0, b[:]), page))
-}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/ltxfile"
 )
 
 // followStep is one change of a followed database: staged pages on their way
@@ -155,7 +157,7 @@ func (s *followStep) collectPage(ctx context.Context, pgno uint32) error {
 	if _, err := s.d.f.ReadAt(s.old, int64(pgno-1)*int64(s.pageSize)); err != nil {
 		return fmt.Errorf("read page %d of followed database: %w", pgno, err)
 	}
-	s.oldXOR ^= pageChecksum(pgno, s.old)
+	s.oldXOR ^= ltxfile.PageChecksum(pgno, s.old)
 	return nil
 }
 
@@ -171,7 +173,7 @@ func (s *followStep) collectFirst() error {
 	}
 	changed := s.journal != nil || s.a.commit != s.pageN
 	if s.a.next(1) == 1 {
-		s.oldXOR ^= pageChecksum(1, source)
+		s.oldXOR ^= ltxfile.PageChecksum(1, source)
 		if err := s.readStaged(s.first, 1); err != nil {
 			return err
 		}

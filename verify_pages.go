@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/superfly/ltx"
+
+	"github.com/benbjohnson/litestream/internal/ltxfile"
 )
 
 // pageState is the checksums of all pages of a database at one position, 8
@@ -112,7 +114,7 @@ func stateOfFile(path string, pageSize uint32) (s *pageState, err error) {
 			return nil, fmt.Errorf("read restored database: %w", err)
 		}
 		if pgno != s.lock {
-			s.set(pgno, pageChecksum(pgno, page))
+			s.set(pgno, ltxfile.PageChecksum(pgno, page))
 		}
 	}
 }

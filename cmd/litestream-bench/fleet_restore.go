@@ -212,12 +212,8 @@ func (b *restoreBench) restoreOurs(ctx context.Context, t *table) (time.Duration
 }
 
 func (b *restoreBench) addRequests(t *table, tool, n int) {
-	total := 0
-	for _, k := range b.r.requests() {
-		total += k
-	}
-	if total > 0 {
-		t.add(tool, "requests per database", "", float64(total)/float64(n))
+	if sum := total(b.r.requests()); sum > 0 {
+		t.add(tool, "requests per database", "", float64(sum)/float64(n))
 	}
 }
 

@@ -210,6 +210,13 @@ func (e *Encoder) Release() {
 	}
 }
 
+// PageChecksum returns LTX's checksum of a page, the same as ltx.ChecksumPage.
+func PageChecksum(pgno uint32, page []byte) ltx.Checksum {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], pgno)
+	return ltx.ChecksumFlag | ltx.Checksum(crc64iso.Update(crc64iso.Update(0, b[:]), page))
+}
+
 // write writes bytes that the file's checksum covers.
 func (e *Encoder) write(p []byte) error {
 	e.crc = crc64iso.Update(e.crc, p)

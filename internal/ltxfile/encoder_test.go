@@ -21,6 +21,19 @@ func randomPage(rnd *rand.Rand, page []byte) {
 	}
 }
 
+func TestPageChecksum(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	for pageSize := 512; pageSize <= ltx.MaxPageSize; pageSize *= 2 {
+		pgno, page := rnd.Uint32(), make([]byte, pageSize)
+		randomPage(rnd, page)
+		if got, want := ltxfile.PageChecksum(pgno, page), ltx.ChecksumPage(pgno, page); got != want {
+			t.Errorf("page %d of %d bytes: %s, want %s", pgno, pageSize, got, want)
+		}
+	}
+}
+
 // Every file equals that of package ltx, byte for byte.
 func TestEncoder_LikeLTX(t *testing.T) {
 	seed := rand.Uint64()

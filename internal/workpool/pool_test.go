@@ -87,7 +87,7 @@ func TestPool_Grows(t *testing.T) {
 		if got := p.Stats(); got.Workers != 8 || got.Busy != 8 {
 			t.Errorf("at the start of a short burst: %+v, want 8 workers", got)
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(workpool.GrowAfter)
 		synctest.Wait()
 		if got := p.Stats(); got.Started != 30 || got.Busy > 0 || got.Workers != 8 {
 			t.Errorf("after a short burst: %+v, want all 30 done by 8 workers", got)
@@ -97,7 +97,7 @@ func TestPool_Grows(t *testing.T) {
 			if got := p.Stats(); got.Workers != want || got.Busy != want {
 				t.Fatalf("%d workers, of which %d are busy, want %d", got.Workers, got.Busy, want)
 			}
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(workpool.GrowAfter)
 			synctest.Wait()
 		}
 		if got := p.Stats(); got.Workers != 100 {
@@ -114,13 +114,13 @@ func TestPool_GrowsPastHangingTasks(t *testing.T) {
 		for i := range 50 {
 			p.Submit(workpool.Task{Key: i, Run: func(context.Context) { time.Sleep(time.Hour) }})
 		}
-		time.Sleep(50 * 10 * time.Millisecond)
+		time.Sleep(50 * workpool.GrowAfter)
 		begin := time.Now()
 		var waited time.Duration
 		p.Submit(workpool.Task{Key: "other", Run: func(context.Context) { waited = time.Since(begin) }})
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if waited > 20*time.Millisecond {
+		if waited > 2*workpool.GrowAfter {
 			t.Errorf("a task behind 50 that hang waited %v", waited)
 		}
 	})

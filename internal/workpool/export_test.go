@@ -1,0 +1,3 @@
+package workpool
+
+const GrowAfter = growAfter
