@@ -84,7 +84,7 @@ func (d *DynamicDB) begin(ctx context.Context) {
 	d.mu.Unlock()
 	switch {
 	case err != nil || m == nil: // the fleet knows
-	case db.Replica.asked():
+	case !db.Replica.awaited():
 		// Not here: somebody may have needed it open since, and have scheduled a
 		// look, and two at a time there must not be.
 		d.fleet.store.look(m)
@@ -416,7 +416,7 @@ func (d *DynamicDB) release() {
 	case d.users > 0 || d.state != LifecycleHot:
 	case d.looked || d.halting:
 		d.settle()
-	case d.m.db.Replica.asked():
+	case !d.m.db.Replica.awaited():
 		d.fleet.store.look(d.m) // it was opened for this use alone: nothing else lets it go
 	default:
 		d.fleet.store.contact(d.m)

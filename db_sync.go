@@ -164,18 +164,10 @@ func (db *DB) ready() error {
 }
 
 // awaitsReplica reports whether the storage has to be asked first which position
-// the next capture follows. What is staged of a database of a fleet is worth
-// nothing to a later process, so that one waits for the answer; others wait
-// only where nothing is known here, and only for the attempt.
+// the next capture follows. A database of a fleet always waits for that, others
+// only where nothing is known here.
 func (db *DB) awaitsReplica() bool {
-	switch {
-	case db.Replica == nil:
-		return false
-	case db.tenant != nil:
-		return !db.Replica.knows()
-	default:
-		return db.st.txid == 0 && !db.Replica.asked()
-	}
+	return db.Replica != nil && (db.tenant != nil || db.st.txid == 0) && db.Replica.awaited()
 }
 
 // letGo releases the file of a database that has nothing to capture.

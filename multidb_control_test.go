@@ -89,6 +89,33 @@ func TestSyncTenant_Hung(t *testing.T) {
 	f.close()
 }
 
+// TestSyncTenant_AskedInVain: after a failure the storage has to say where it
+// stands. That a sync asks for it first, and in vain, does not keep the database
+// from being replicated when the storage is back.
+func TestSyncTenant_AskedInVain(t *testing.T) {
+	f := newMemFleet(t)
+	f.cfg.ScanInterval = time.Hour
+	f.rested(1)
+	f.open()
+	f.awaitState("t000.db", "clean")
+	f.breaks(func(string, string, int) error {
+		return &litestream.ReplicaError{Type: "mem", Op: "put", Permanent: true, Err: errors.New("expired")}
+	})
+	makeRestedRows(t, f.path("t000.db"), 1)
+	if _, err := f.m.SyncTenant(t.Context(), f.path("t000.db"), true); err == nil {
+		t.Error("no error from a storage that refuses everything")
+	}
+	f.awaitState("t000.db", "failed")
+	f.breaks(func(string, string, int) error { return errors.New("no route") })
+	if _, err := f.m.SyncTenant(t.Context(), f.path("t000.db"), true); err == nil {
+		t.Error("no error from a storage that is away")
+	}
+	f.breaks(nil)
+	f.awaitState("t000.db", "clean")
+	f.rows("t000", 2)
+	f.close()
+}
+
 // TestStopTenant stops a database of a fleet, whatever is done to it and however
 // often it is scanned, until it is started.
 func TestStopTenant(t *testing.T) {

@@ -100,6 +100,16 @@ func (r *Replica) asked() bool {
 	return r.tried
 }
 
+// awaited reports whether a capture that needs the storage's position waits for
+// it. What is staged of a database of a fleet is worth nothing to a later
+// process, so that one waits for the answer; others wait for the attempt.
+func (r *Replica) awaited() bool {
+	if r.db.tenant != nil {
+		return !r.knows()
+	}
+	return !r.asked()
+}
+
 // stopAsking lets the database be captured without an answer of the storage.
 func (r *Replica) stopAsking() {
 	r.mu.Lock()

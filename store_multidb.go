@@ -144,7 +144,7 @@ func (s *Store) contact(m *managedDB) { s.sched.at(time.Now(), m, taskUpload) }
 // snapshotTenant writes a snapshot of a database found by pattern, whose
 // position it waits for, and returns it.
 func (s *Store) snapshotTenant(ctx context.Context, m *managedDB) (info *ltx.FileInfo, err error) {
-	if !m.db.Replica.asked() {
+	if m.db.Replica.awaited() {
 		if err := m.db.Replica.Sync(ctx); err != nil {
 			return nil, err
 		}

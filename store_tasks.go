@@ -155,11 +155,11 @@ func (s *Store) wantUpload(m *managedDB) {
 	s.sched.at(due, m, taskUpload)
 }
 
-// runUpload sends what is staged. The first run asks the storage for its
-// position, so that the first look at the database knows which to follow.
+// runUpload sends what is staged. It asks the storage first where it stands, if
+// that is not known; the first look at the database, which waits for it, follows.
 func (s *Store) runUpload(ctx context.Context, m *managedDB) {
 	r := m.db.Replica
-	first := !r.asked()
+	first := r.awaited()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.uploads, cancel)() //nolint:contextcheck // it ends this task's own context
