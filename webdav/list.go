@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"slices"
 	"time"
 
@@ -97,7 +98,13 @@ func (c *ReplicaClient) sweep(ctx context.Context, keys []string) {
 // readTimestamp returns the timestamp of a file's header. A file without one
 // keeps what the listing said: it is refused when it is read.
 func (c *ReplicaClient) readTimestamp(ctx context.Context, info *ltx.FileInfo) (time.Time, error) {
-	rc, err := c.OpenLTXFile(ctx, info.Level, info.MinTXID, info.MaxTXID, 0, ltx.HeaderSize)
+	open := func() (io.ReadCloser, error) {
+		return c.OpenLTXFile(ctx, info.Level, info.MinTXID, info.MaxTXID, 0, ltx.HeaderSize)
+	}
+	rc, err := open()
+	if statusOf(err) == http.StatusForbidden { // Apache's answer for a file that is deleted at that moment, too
+		rc, err = open()
+	}
 	if err != nil {
 		return time.Time{}, err
 	}

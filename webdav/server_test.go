@@ -186,6 +186,44 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
+// TestDeletedMeanwhile lists a file that the server refuses while it is being
+// deleted, and one that it goes on to refuse.
+func TestDeletedMeanwhile(t *testing.T) {
+	t.Parallel()
+	for _, then := range []int{http.StatusNotFound, http.StatusForbidden} {
+		var n atomic.Int64
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.Method == "PROPFIND":
+				w.WriteHeader(http.StatusMultiStatus)
+				fmt.Fprint(w, `<D:multistatus xmlns:D="DAV:"><D:response><D:href>/p/ltx/0/0000000000000001-0000000000000001.ltx</D:href>`+
+					`<D:propstat><D:prop><D:getcontentlength>100</D:getcontentlength><D:resourcetype/></D:prop>`+
+					`<D:status>HTTP/1.1 200 OK</D:status></D:propstat></D:response></D:multistatus>`)
+			case n.Add(1) == 1:
+				w.WriteHeader(http.StatusForbidden)
+			default:
+				w.WriteHeader(then)
+			}
+		}))
+		t.Cleanup(srv.Close)
+		c := newClient(t, webdav.Config{URL: srv.URL, Path: "p"})
+		it, err := c.LTXFiles(t.Context(), 0, 0, true)
+		switch {
+		case then == http.StatusForbidden:
+			if !litestream.IsPermanent(err) {
+				t.Errorf("refused twice: err=%v, want one that lasts", err)
+			}
+		case err != nil:
+			t.Errorf("deleted meanwhile: %v", err)
+		case it.Next():
+			t.Errorf("deleted meanwhile: listed %v", it.Item())
+		}
+		if got := n.Load(); got != 2 {
+			t.Errorf("%d requests for the file, want 2", got)
+		}
+	}
+}
+
 // TestEarlyRefusal writes to a server that resets the connection of an upload
 // into a folder it misses, as soon as it has read the request's header: its
 // answer never arrives.
